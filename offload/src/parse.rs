@@ -1,0 +1,199 @@
+//! One pass over a frame's headers.
+
+use core::net::IpAddr;
+
+use crate::view::{
+    ArpView, EthernetView, ExtensionWalk, IcmpView, Ipv4View, Ipv6View, TcpView, UdpView, VlanView,
+    ethertype, protocol,
+};
+use crate::{FrameMeta, IpMeta, Network, TcpMeta, Transport, UdpMeta};
+
+/// VLAN tags that are looked behind: a service tag and a customer tag.
+const MAX_TAGS: usize = 2;
+
+/// Why a frame has no metadata at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseError {
+    /// The frame, or the prefix of it, ends inside the Ethernet header.
+    #[error("{0} octets are too few for an Ethernet header")]
+    TooShort(usize),
+    /// The prefix is longer than the frame that it is said to start, or the frame is 4 GiB or longer.
+    #[error("{prefix} octets cannot start a frame of {frame_len}")]
+    Length {
+        /// Octets of the prefix.
+        prefix: usize,
+        /// Octets that the frame is said to have.
+        frame_len: usize,
+    },
+}
+
+/// Reads the headers of a frame of `frame_len` octets that starts with `header`, which may be all of it.
+///
+/// Headers above Ethernet that are malformed, cut off by the prefix's end or at odds with `frame_len` come out as
+/// [`Network::Other`] or [`Transport::Other`]. Up to two VLAN tags and eight IPv6 extension headers are passed over.
+/// An IPv4 total length or IPv6 payload length of 0 stands for the rest of the frame, as in the frames above 64 KiB
+/// that Linux makes ("BIG TCP").
+pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
+    let ethernet = EthernetView::new(header).map_err(|_| ParseError::TooShort(header.len()))?;
+    let length_error = ParseError::Length {
+        prefix: header.len(),
+        frame_len,
+    };
+    if frame_len < header.len() {
+        return Err(length_error);
+    }
+    let stored_len = u32::try_from(frame_len).map_err(|_| length_error)?;
+
+    let mut ethertype = ethernet.ethertype();
+    let mut rest = ethernet.payload();
+    let mut offset = EthernetView::LEN;
+    let mut vlan = None;
+    for _ in 0..MAX_TAGS {
+        if !ethertype::is_vlan(ethertype) {
+            break;
+        }
+        let Ok(tag) = VlanView::new(rest) else { break };
+        vlan = vlan.or(Some(tag.tag()));
+        ethertype = tag.ethertype();
+        rest = tag.payload();
+        offset += VlanView::LEN;
+    }
+    let network = match ethertype {
+        ethertype::IPV4 => ipv4(rest, offset, frame_len).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6(rest, offset, frame_len).map(Network::Ipv6),
+        ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
+        _ => None,
+    };
+    Ok(FrameMeta {
+        frame_len: stored_len,
+        dst: ethernet.dst(),
+        src: ethernet.src(),
+        vlan,
+        ethertype,
+        network_offset: offset as u16,
+        network: network.unwrap_or(Network::Other),
+    })
+}
+
+fn ipv4(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
+    let view = Ipv4View::new(packet).ok()?;
+    let available = frame_len.checked_sub(offset)?;
+    let len = match usize::from(view.total_len()) {
+        0 => available,
+        stated if (view.header_len()..=available).contains(&stated) => stated,
+        _ => return None,
+    };
+    let segment = Segment {
+        octets: view.payload(),
+        offset: offset + view.header_len(),
+        end: offset + len,
+    };
+    Some(IpMeta {
+        src: IpAddr::V4(view.src()),
+        dst: IpAddr::V4(view.dst()),
+        protocol: view.protocol(),
+        fragment: view.more_fragments() || view.fragment_offset() != 0,
+        transport_offset: segment.offset as u16,
+        end: segment.end as u32,
+        transport: match view.fragment_offset() {
+            0 => segment.transport(view.protocol(), protocol::ICMP),
+            _ => Transport::Other,
+        },
+    })
+}
+
+fn ipv6(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
+    let view = Ipv6View::new(packet).ok()?;
+    let available = frame_len.checked_sub(offset + Ipv6View::LEN)?;
+    let len = match usize::from(view.payload_len()) {
+        0 if view.next_header() != protocol::NO_NEXT_HEADER => available,
+        stated if stated <= available => stated,
+        _ => return None,
+    };
+    let payload = view.payload();
+    let payload = payload.get(..len).unwrap_or(payload);
+    let mut walk = ExtensionWalk::new(view.next_header(), payload);
+    let (mut fragment, mut first) = (false, true);
+    for header in walk.by_ref() {
+        if let Some((position, more)) = header.fragment() {
+            fragment |= more || position != 0;
+            first &= position == 0;
+        }
+    }
+    let start = offset + Ipv6View::LEN;
+    let segment = Segment {
+        octets: walk.rest(),
+        offset: start + walk.walked(),
+        end: start + len,
+    };
+    Some(IpMeta {
+        src: IpAddr::V6(view.src()),
+        dst: IpAddr::V6(view.dst()),
+        protocol: walk.next_header(),
+        fragment,
+        transport_offset: segment.offset as u16,
+        end: segment.end as u32,
+        transport: if first {
+            segment.transport(walk.next_header(), protocol::ICMPV6)
+        } else {
+            Transport::Other
+        },
+    })
+}
+
+/// An IP payload within its frame: `octets`, perhaps cut off or padded, stand at `offset`; the packet ends at `end`.
+struct Segment<'a> {
+    octets: &'a [u8],
+    offset: usize,
+    end: usize,
+}
+
+impl Segment<'_> {
+    fn transport(&self, number: u8, icmp: u8) -> Transport {
+        let len = self.end.saturating_sub(self.offset);
+        let octets = self.octets.get(..len).unwrap_or(self.octets);
+        match number {
+            protocol::TCP => self.tcp(octets, len),
+            protocol::UDP => self.udp(octets, len),
+            _ if number == icmp => IcmpView::new(octets).ok().map(|view| Transport::Icmp {
+                kind: view.kind(),
+                code: view.code(),
+            }),
+            _ => None,
+        }
+        .unwrap_or(Transport::Other)
+    }
+
+    fn tcp(&self, octets: &[u8], len: usize) -> Option<Transport> {
+        let view = TcpView::new(octets).ok()?;
+        Some(Transport::Tcp(TcpMeta {
+            src_port: view.src_port(),
+            dst_port: view.dst_port(),
+            seq: view.seq(),
+            ack: view.ack(),
+            flags: view.flags(),
+            window: view.window(),
+            payload_offset: (self.offset + view.header_len()) as u16,
+            payload_len: len.saturating_sub(view.header_len()) as u32,
+        }))
+    }
+
+    fn udp(&self, octets: &[u8], len: usize) -> Option<Transport> {
+        let view = UdpView::new(octets).ok()?;
+        let stated = usize::from(view.length());
+        let len = if (UdpView::LEN..=len).contains(&stated) {
+            stated
+        } else {
+            len
+        };
+        Some(Transport::Udp(UdpMeta {
+            src_port: view.src_port(),
+            dst_port: view.dst_port(),
+            payload_offset: (self.offset + UdpView::LEN) as u16,
+            payload_len: len.saturating_sub(UdpView::LEN) as u32,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests;
