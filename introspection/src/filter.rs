@@ -1,0 +1,198 @@
+//! The contract between a filter and the switch that owns the frames.
+//!
+//! A filter sits on one port and sees each frame that leaves the port's guest ([`Direction::Tx`]) or is about
+//! to enter it ([`Direction::Rx`]). It never owns a frame: it is shown bursts, and answers with [`Action`]s
+//! that the owner carries out in the order in which they stand.
+//!
+//! Every filter keeps this contract:
+//! - each frame of a burst gets exactly one of [`Action::Forward`], [`Action::Hold`] or [`Action::Drop`];
+//! - each held frame gets exactly one later [`Action::Release`] or [`Action::Drop`], by its deadline at the latest;
+//! - order within a flow and direction is kept across holds, releases, expiry and draining;
+//! - past its caps it fails open: it forwards what it cannot track.
+
+use core::fmt;
+use core::str::FromStr;
+
+use offload::FrameMeta;
+use serde::{Deserialize, Serialize};
+
+use crate::Instant;
+
+/// The owner's name for a frame; never given twice in a filter's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameId(pub u64);
+
+/// Which way a frame goes, seen from the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Leaves the guest.
+    Tx,
+    /// Enters the guest.
+    Rx,
+}
+
+/// One frame as a filter sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameRef<'a> {
+    /// The frame's name in [`Action`]s.
+    pub id: FrameId,
+    /// Which way it goes.
+    pub direction: Direction,
+    /// Its headers.
+    pub meta: &'a FrameMeta,
+    /// The transport payload, when [`Filter::needs`] asked for it; else empty. It is a private copy that is
+    /// later delivered as it was judged.
+    pub payload: &'a [u8],
+    /// Payload octets of each segment when the frame is a large send that is still to be cut; else 0.
+    pub gso_size: u16,
+}
+
+/// What a filter has to see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Headers are enough.
+    Headers,
+    /// Headers and transport payload.
+    Payload,
+}
+
+/// What is to happen to a frame. The owner carries actions out in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// A frame of this burst goes on.
+    Forward(FrameId),
+    /// A frame of this burst is kept by the owner until it is released.
+    Hold(FrameId),
+    /// A frame held earlier goes on, for this reason.
+    Release(FrameId, ReleaseCause),
+    /// A frame of this burst, or one held earlier, is discarded.
+    Drop(FrameId, DropCause),
+    /// The connection of the frame is torn down: the owner sends a RST to both its ends. The frame itself
+    /// gets its own `Drop` before.
+    Reset(FrameId),
+}
+
+/// Why a held frame goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleaseCause {
+    /// What it waited for came: a message boundary, or the acknowledgement of the chunk before it.
+    Satisfied,
+    /// Its deadline passed.
+    Deadline,
+    /// The filter was switched off or replaced, or its memory cap was met.
+    Drained,
+}
+
+/// Why a filter discards a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropCause {
+    /// A rule says so.
+    Rule,
+    /// The flow was reset by a rule before.
+    FlowReset,
+}
+
+/// A packet-introspection filter on one port. Sans-I/O: it takes the time and frames and returns actions.
+pub trait Filter: Send {
+    /// The profile that it implements.
+    fn profile(&self) -> Profile;
+
+    /// What it has to see of a frame.
+    fn needs(&self) -> Needs;
+
+    /// Judges a burst; appends to `actions`.
+    fn inspect(&mut self, now: Instant, burst: &[FrameRef<'_>], actions: &mut Vec<Action>);
+
+    /// The earliest deadline of a held frame.
+    fn next_deadline(&self) -> Option<Instant>;
+
+    /// Releases what is past its deadline at `now`, and forgets idle flows.
+    fn expire(&mut self, now: Instant, actions: &mut Vec<Action>);
+
+    /// Releases every held frame, in order: the filter is about to go.
+    fn drain(&mut self, actions: &mut Vec<Action>);
+
+    /// What it has counted so far.
+    fn counters(&self) -> FilterCounters;
+}
+
+/// What a filter has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterCounters {
+    /// Frames shown to it.
+    pub frames: u64,
+    /// Payload octets judged by rules.
+    pub inspected_octets: u64,
+    /// Flows in its table now.
+    pub flows: u64,
+    /// Flows evicted because the table was full.
+    pub flows_evicted: u64,
+    /// Frames held.
+    pub held: u64,
+    /// Frames released because of what they waited for.
+    pub released: u64,
+    /// Frames released at their deadline.
+    pub deadline_released: u64,
+    /// Rule matches.
+    pub matches: u64,
+    /// Frames dropped.
+    pub dropped: u64,
+    /// Flows reset.
+    pub resets: u64,
+    /// Frames forwarded without judgement because a cap was met (fail open).
+    pub failed_open: u64,
+}
+
+/// A filter's named behaviour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Not in the path.
+    Off,
+    /// Tracks flows, reassembles streams, applies rules; never holds.
+    Inspect,
+    /// Holds a flow's segments until a message boundary or a deadline.
+    Hold,
+    /// Lets one unacknowledged chunk per flow and direction through.
+    Serialize,
+}
+
+impl Profile {
+    /// Every profile, in the order of the documentation.
+    pub const ALL: [Self; 4] = [Self::Off, Self::Inspect, Self::Hold, Self::Serialize];
+
+    /// The profile's name on the command line and in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Inspect => "inspect",
+            Self::Hold => "hold",
+            Self::Serialize => "serialize",
+        }
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+/// A name that is no profile's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no filter profile; the profiles are off, inspect, hold and serialize")]
+pub struct ParseProfileError(pub String);
+
+impl FromStr for Profile {
+    type Err = ParseProfileError;
+
+    fn from_str(text: &str) -> Result<Self, ParseProfileError> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.name() == text)
+            .ok_or_else(|| ParseProfileError(text.to_owned()))
+    }
+}

@@ -1,0 +1,2 @@
+//! The micro-guest.
+#![cfg_attr(not(test), no_std)]

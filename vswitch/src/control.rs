@@ -1,0 +1,302 @@
+//! Typed control of a running switch: what it is told, and what it tells.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use introspection::{FilterCounters, Profile};
+use offload::MacAddr;
+use serde::{Deserialize, Serialize};
+
+use crate::counters::CounterSnapshot;
+use crate::port::{BackendStatus, Capabilities};
+
+/// How a switch is to be started.
+#[derive(Clone, Debug, Default)]
+pub struct SwitchConfig {
+    /// One entry a worker; empty means one adaptive worker on any CPU.
+    pub workers: Vec<WorkerConfig>,
+}
+
+/// One worker thread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerConfig {
+    /// The CPU that it is pinned to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<usize>,
+    /// Whether it ever sleeps.
+    #[serde(default)]
+    pub mode: WorkerMode,
+}
+
+/// What a worker does when there is nothing to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerMode {
+    /// Polls on.
+    Poll,
+    /// Sleeps on its doorbells after an idle spell.
+    #[default]
+    Adaptive,
+}
+
+/// A port to be added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Its name, unique in the switch: 1 to 32 of `a-z A-Z 0-9 . _ -`.
+    pub name: String,
+    /// What it connects.
+    pub kind: PortKind,
+    /// Which VLANs it carries.
+    pub vlan: VlanMode,
+    /// Queue pairs offered, 1 to 16.
+    pub queues: u16,
+    /// Largest IP packet in octets, 68 to 65535.
+    pub mtu: u16,
+    /// Its filter at the start.
+    pub filter: FilterConfig,
+}
+
+impl PortConfig {
+    /// A port with one queue pair, an MTU of 1500, no VLAN and no filter.
+    pub fn new(name: impl Into<String>, kind: PortKind) -> Self {
+        Self {
+            name: name.into(),
+            kind,
+            vlan: VlanMode::default(),
+            queues: 1,
+            mtu: 1500,
+            filter: FilterConfig::default(),
+        }
+    }
+}
+
+/// What a port connects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortKind {
+    /// A vhost-user socket that the switch listens on.
+    VhostUser(PathBuf),
+    /// A tap interface, made if it does not exist.
+    Tap(String),
+    /// A small IP host inside the switch: its address and prefix length, such as `192.0.2.1/24`.
+    Endpoint(String),
+}
+
+/// Which VLANs a port carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VlanMode {
+    /// Untagged frames of one VLAN; VLAN 0 is the switch's default one.
+    Access(u16),
+    /// Tagged frames of these VLANs (1 to 4094), and no others.
+    Trunk(Vec<u16>),
+}
+
+impl Default for VlanMode {
+    fn default() -> Self {
+        Self::Access(0)
+    }
+}
+
+/// A port's filter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilterConfig {
+    /// The profile.
+    pub profile: Profile,
+    /// The longest that it may hold a frame; `None` for the profile's own choice.
+    pub deadline: Option<Duration>,
+    /// Rules for the profiles that look at payload.
+    pub rules: Vec<introspection::Rule>,
+}
+
+impl Default for FilterConfig {
+    fn default() -> Self {
+        Self {
+            profile: Profile::Off,
+            deadline: None,
+            rules: Vec::new(),
+        }
+    }
+}
+
+/// A port as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortInfo {
+    /// Its name.
+    pub name: String,
+    /// What it connects.
+    pub kind: PortKind,
+    /// Which VLANs it carries.
+    pub vlan: VlanMode,
+    /// Queue pairs offered.
+    pub queues: u16,
+    /// Largest IP packet in octets.
+    pub mtu: u16,
+    /// Its filter's profile.
+    pub filter: Profile,
+    /// The worker that serves it.
+    pub worker: usize,
+    /// Its peer.
+    pub peer: BackendStatus,
+    /// What the peer takes.
+    pub capabilities: Capabilities,
+    /// Addresses learned on it, at most 64 of them.
+    pub macs: Vec<String>,
+    /// Microseconds from the port's making to the first frame that its guest sent.
+    pub first_frame_us: Option<u64>,
+}
+
+/// A port's filter as it stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FilterInfo {
+    /// The port.
+    pub port: String,
+    /// The profile.
+    pub profile: Profile,
+    /// The longest that it may hold a frame, in milliseconds.
+    pub deadline_ms: Option<u64>,
+    /// Rules in force.
+    pub rules: usize,
+    /// Times that it was set.
+    pub changes: u64,
+    /// What the filter in force has counted.
+    pub counters: FilterCounters,
+}
+
+/// Counters of one port.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortStats {
+    /// The port.
+    pub name: String,
+    /// Its counters.
+    #[serde(flatten)]
+    pub counters: CounterSnapshot,
+    /// Frames kept for the receiver now.
+    pub backlog: u64,
+    /// Stage by stage, frames that its guest sent, since the port was made or the stages were reset.
+    pub stages: introspection::stage::StageSummary,
+    /// Stalls seen on it.
+    pub stalls: introspection::stall::StallCounts,
+}
+
+/// Counters of one worker.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerStats {
+    /// Its configuration.
+    #[serde(flatten)]
+    pub config: WorkerConfig,
+    /// Rounds of its loop.
+    pub rounds: u64,
+    /// Rounds that found work.
+    pub busy_rounds: u64,
+    /// Bursts carried.
+    pub bursts: u64,
+    /// Frames carried.
+    pub frames: u64,
+    /// Times that it went to sleep.
+    pub sleeps: u64,
+}
+
+/// Counters of the whole switch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwitchStats {
+    /// By port.
+    pub ports: Vec<PortStats>,
+    /// By worker.
+    pub workers: Vec<WorkerStats>,
+    /// Addresses in the forwarding table.
+    pub learned: usize,
+}
+
+/// One learned address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LearnedMac {
+    /// The address, as text.
+    pub mac: String,
+    /// Its VLAN.
+    pub vlan: u16,
+    /// The port.
+    pub port: String,
+    /// Seconds since it was last seen.
+    pub age: u32,
+}
+
+/// Why the switch refused a command.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is no such port.
+    #[error("there is no port named \"{0}\"; `enlight port list` shows those that exist")]
+    NoSuchPort(String),
+    /// The name is taken.
+    #[error("a port named \"{0}\" exists already; choose another name or remove it first")]
+    DuplicatePort(String),
+    /// The name does not do.
+    #[error("\"{0}\" is no port name; use 1 to 32 letters, digits, dots, dashes and underscores")]
+    BadName(String),
+    /// A VLAN that does not exist.
+    #[error("port {port}: VLAN {vlan} is out of range; VLANs are 1 to 4094")]
+    BadVlan {
+        /// The port.
+        port: String,
+        /// The VLAN.
+        vlan: u16,
+    },
+    /// A number that is out of range.
+    #[error("port {port}: {what} is {value}; it must be {range}")]
+    OutOfRange {
+        /// The port.
+        port: String,
+        /// What is out of range.
+        what: &'static str,
+        /// Its value.
+        value: u64,
+        /// What would do.
+        range: &'static str,
+    },
+    /// The backend could not be opened.
+    #[error("port {port}: {reason}")]
+    Backend {
+        /// The port.
+        port: String,
+        /// The thing, the reason and the remedy.
+        reason: String,
+    },
+    /// The filter's rules do not compile.
+    #[error("port {port}: {source}")]
+    Rules {
+        /// The port.
+        port: String,
+        /// What is wrong with them.
+        source: introspection::RuleError,
+    },
+    /// The switch is full.
+    #[error("the switch has {0} ports already, as many as it can have")]
+    TooManyPorts(usize),
+    /// The switch could not start.
+    #[error("worker {worker}: {reason}")]
+    Worker {
+        /// The worker.
+        worker: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Whether a text will do as a port's name.
+pub fn is_port_name(name: &str) -> bool {
+    (1..=32).contains(&name.len())
+        && name
+            .bytes()
+            .all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'_' | b'-'))
+}
+
+/// A MAC address made from a port's name: locally administered, the same on every run.
+pub fn mac_of_name(name: &str) -> MacAddr {
+    // FNV-1a, 64 bits.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+        (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let [a, b, c, d, e, ..] = hash.to_be_bytes();
+    MacAddr([0x02, a, b, c, d, e])
+}

@@ -1,0 +1,6 @@
+//! A userspace virtual switch whose ports are vhost-user sockets, taps and endpoints.
+
+pub mod control;
+pub mod counters;
+pub mod frame;
+pub mod port;

@@ -1,0 +1,120 @@
+//! Ports: where a NIC, a tap or an endpoint meets the switch.
+//!
+//! A [`Backend`] is what differs between them. It is asked for bursts and given bursts; inside a burst no
+//! dynamic call is made.
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use introspection::Instant;
+use serde::{Deserialize, Serialize};
+
+use crate::counters::DropReason;
+use crate::frame::{Burst, Outgoing};
+
+/// What a port's other side does with frames. Directions are the guest's: it transmits, the switch takes.
+///
+/// `take`, `complete`, `arm`, `disarm` and `woken` are called by the port's own worker only; `deliver`, `notify` and the
+/// rest by any. Implementations lock no more than their own rings.
+pub trait Backend: Send + Sync {
+    /// Gives the backend the means to have its worker woken. Called once, before anything else.
+    fn attach(&self, waker: Arc<dyn Waker>);
+
+    /// Takes frames that the guest transmitted until the burst is full; the guest's buffers stay its own
+    /// until [`Backend::complete`].
+    fn take(&self, now: Instant, burst: &mut Burst);
+
+    /// Hands the buffers of all frames that the last [`Backend::take`] put into `burst` back to the guest. Called
+    /// after the burst's last frame was copied or discarded; tells the guest if it wants to know.
+    fn complete(&self, burst: &Burst);
+
+    /// What the receiving guest can take now.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Copies frames into the guest's receive buffers and makes them visible, in order.
+    fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery;
+
+    /// Interrupts the guest if frames were delivered since the last call and it wants to know.
+    fn notify(&self);
+
+    /// The worker is about to sleep: asks the guest to ring. True when there is work already, so that the
+    /// worker must not sleep. `wants_room` asks for a ring also when receive buffers appear.
+    fn arm(&self, wants_room: bool) -> bool;
+
+    /// The worker is awake and polls: the guest need not ring.
+    fn disarm(&self);
+
+    /// Clears doorbells after a wake-up.
+    fn woken(&self);
+
+    /// When the backend next wants [`Backend::take`] called although nobody rings.
+    fn deadline(&self, now: Instant) -> Option<Instant>;
+
+    /// The peer's state, for people.
+    fn status(&self) -> BackendStatus;
+
+    /// The port goes: release sockets, files and threads.
+    fn close(&self);
+}
+
+/// How a backend reaches the worker that serves its port.
+pub trait Waker: Send + Sync {
+    /// Watches a descriptor; when it becomes readable the worker wakes and calls [`Backend::woken`].
+    fn watch(&self, fd: RawFd) -> std::io::Result<()>;
+    /// Watches a descriptor for room to write as well.
+    fn watch_writable(&self, fd: RawFd, on: bool) -> std::io::Result<()>;
+    /// Stops watching. The descriptor is still open.
+    fn unwatch(&self, fd: RawFd);
+    /// Wakes the worker now.
+    fn wake(&self);
+}
+
+/// What became of frames given to [`Backend::deliver`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// Frames delivered, counted from the first.
+    pub accepted: usize,
+    /// Why the next one was not; `None` when all were.
+    pub refusal: Option<Refusal>,
+}
+
+/// Why a frame was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No receive buffers now; try again when there is room.
+    Full,
+    /// This frame will never do; the ones after it may.
+    Drop(DropReason),
+}
+
+/// What a receiver takes without help from the switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Partial checksums.
+    pub checksum: bool,
+    /// Large TCP over IPv4.
+    pub tso4: bool,
+    /// Large TCP over IPv6.
+    pub tso6: bool,
+    /// Large UDP over IPv4.
+    pub uso4: bool,
+    /// Large UDP over IPv6.
+    pub uso6: bool,
+    /// Large TCP with ECN's CWR.
+    pub ecn: bool,
+}
+
+/// A peer's state, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Whether frames can flow.
+    pub up: bool,
+    /// Virtio feature bits agreed with the peer; 0 where there are none.
+    pub features: u64,
+    /// Peers that connected so far.
+    pub connections: u64,
+    /// The last thing that went wrong, in one line.
+    pub last_error: Option<String>,
+    /// Messages, ring faults and the like that were refused, by kind.
+    pub refusals: std::collections::BTreeMap<String, u64>,
+}
