@@ -2,13 +2,20 @@
 //!
 //! No I/O, no clock, no allocation per frame.
 
+pub mod build;
+pub mod checksum;
 mod mac;
 mod meta;
+mod offloads;
 mod parse;
 mod request;
+mod segment;
 pub mod view;
 
+pub use checksum::{ChecksumError, finish};
 pub use mac::{MacAddr, ParseMacError};
 pub use meta::{FrameMeta, IpMeta, Network, TcpFlags, TcpMeta, Transport, UdpMeta, VlanTag};
+pub use offloads::OffloadError;
 pub use parse::{ParseError, parse};
 pub use request::{Checksum, Gso, GsoKind, Offloads, VnetHeader};
+pub use segment::{SegmentError, Segmenter};
