@@ -4,3 +4,5 @@ pub mod control;
 pub mod counters;
 pub mod frame;
 pub mod port;
+pub mod table;
+pub mod vlan;

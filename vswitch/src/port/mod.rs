@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 use crate::counters::DropReason;
 use crate::frame::{Burst, Outgoing};
 
+/// A port's number in its switch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PortId(pub u16);
+
 /// What a port's other side does with frames. Directions are the guest's: it transmits, the switch takes.
 ///
 /// `take`, `complete`, `arm`, `disarm` and `woken` are called by the port's own worker only; `deliver`, `notify` and the
