@@ -1,6 +1,6 @@
 //! Judging and writing virtio-net headers.
 
-use crate::view::EthernetView;
+use crate::view::{EthernetView, ExtensionKind, ethertype, protocol};
 use crate::{Checksum, FrameMeta, Gso, GsoKind, IpMeta, Network, Offloads, Transport, VnetHeader};
 
 /// Where TCP's checksum stands in its header (RFC 9293, 3.1).
@@ -47,8 +47,8 @@ impl Offloads {
     /// Reads what a sender's header asks for, checked against the frame's own headers, since a sender may be hostile.
     ///
     /// A partial checksum may stand in the transport's own checksum field; further inside the payload of UDP or of a
-    /// transport that is not parsed, where tunnels have their inner headers; nowhere else. So completing it never
-    /// changes a field that was parsed before. `hdr_len`, a hint, is ignored, as are unknown flags. GSO of a frame that
+    /// protocol that is not parsed, where tunnels have their inner headers; nowhere else. So completing it never
+    /// changes what [`crate::parse`] said of the frame. `hdr_len`, a hint, is ignored, as are unknown flags. GSO of a frame that
     /// is not longer than one segment is dropped. `DATA_VALID` is believed.
     pub fn from_header(header: &VnetHeader, meta: &FrameMeta) -> Result<Self, OffloadError> {
         let checksum = if header.flags & VnetHeader::NEEDS_CSUM != 0 {
@@ -135,14 +135,16 @@ fn check_place(start: u16, offset: u16, meta: &FrameMeta) -> Result<Checksum, Of
     }
     let right = match meta.network {
         Network::Arp => false,
-        Network::Other => start >= meta.network_offset,
+        Network::Other => start >= meta.network_offset && !is_parsed_network(meta.ethertype),
         Network::Ipv4(ip) | Network::Ipv6(ip) => {
             let own = |field| start == ip.transport_offset && offset == field;
             match ip.transport {
                 Transport::Tcp(_) => own(TCP_FIELD),
                 Transport::Udp(udp) => own(UDP_FIELD) || start >= udp.payload_offset,
                 Transport::Icmp { .. } => own(ICMP_FIELD),
-                Transport::Other => start >= ip.transport_offset,
+                Transport::Other => {
+                    start >= ip.transport_offset && !ip.fragment && !is_parsed_transport(ip.protocol)
+                }
             }
         }
     };
@@ -151,6 +153,19 @@ fn check_place(start: u16, offset: u16, meta: &FrameMeta) -> Result<Checksum, Of
     } else {
         Err(OffloadError::ChecksumPlace { start, offset })
     }
+}
+
+/// Whether a frame of this type that came out as [`Network::Other`] is malformed, so that changing it might mend it.
+const fn is_parsed_network(ethertype: u16) -> bool {
+    matches!(ethertype, ethertype::IPV4 | ethertype::IPV6 | ethertype::ARP) || ethertype::is_vlan(ethertype)
+}
+
+/// The same for packets that came out as [`Transport::Other`].
+const fn is_parsed_transport(number: u8) -> bool {
+    matches!(
+        number,
+        protocol::TCP | protocol::UDP | protocol::ICMP | protocol::ICMPV6
+    ) || ExtensionKind::from_number(number).is_some()
 }
 
 /// Where a frame is cut into segments.

@@ -144,6 +144,34 @@ fn tunnels_may_have_an_inner_partial_checksum() {
 }
 
 #[test]
+fn malformed_headers_cannot_be_mended_by_a_checksum() {
+    let mut data_offset = frame(false, false, 6, &[0; 20]);
+    let mut total_len = data_offset.clone();
+    let mut fragment = data_offset.clone();
+    total_len[16] = 0xff;
+    fragment[21] = 9;
+    data_offset[46] = 0x40;
+    for (frame, start) in [
+        (data_offset, 34),
+        (total_len, 14),
+        (total_len_of_ipv6(), 14),
+        (fragment, 34),
+    ] {
+        let refusal = OffloadError::ChecksumPlace { start, offset: 12 };
+        assert_eq!(
+            Offloads::from_header(&header(0, 0, start, 12), &meta(&frame)),
+            Err(refusal)
+        );
+    }
+}
+
+fn total_len_of_ipv6() -> Vec<u8> {
+    let mut bytes = frame(true, false, 6, &[0; 20]);
+    bytes[18] = 0xff;
+    bytes
+}
+
+#[test]
 fn hostile_gso_is_refused() {
     let read = |header, meta: &FrameMeta| Offloads::from_header(&header, meta);
     let meta = tcp(false, false);
