@@ -30,8 +30,8 @@ pub enum ChecksumError {
 
 /// The ones' complement sum of `data` as big-endian 16-bit words, an odd last octet padded with a zero behind it.
 ///
-/// The result is at most 0xffff, so that sums of many pieces can be added. Uses AVX2 or AVX-512 where the processor
-/// has it and the length makes it pay.
+/// The result is at most 0xffff, so that sums of many pieces can be added. Uses AVX2 where the processor has it and the
+/// length makes it pay.
 #[inline]
 pub fn sum(data: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(lanes::sum_native(data))))
