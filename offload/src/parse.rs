@@ -149,6 +149,8 @@ struct Segment<'a> {
 }
 
 impl Segment<'_> {
+    #[inline(always)]
+    #[allow(clippy::inline_always)] // Through memory, its result costs as much as the rest of the pass.
     fn transport(&self, number: u8, icmp: u8) -> Transport {
         let len = self.end.saturating_sub(self.offset);
         let octets = self.octets.get(..len).unwrap_or(self.octets);
