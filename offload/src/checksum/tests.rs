@@ -106,3 +106,17 @@ fn a_finished_partial_checksum_verifies() {
     assert!(!verify_transport(&frame, &meta));
     assert!(!verify_transport(&frame[..44], &meta), "cut off");
 }
+
+#[test]
+fn udp_over_ipv6_needs_a_checksum() {
+    let mut frame = vec![0; 12];
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, 17, 64]);
+    frame.extend([0xfd; 32]);
+    frame.extend([0, 1, 0, 2, 0, 8, 0, 0]);
+    let meta = parse(&frame, frame.len()).expect("whole frame");
+    assert!(
+        meta.ip()
+            .is_some_and(|ip| matches!(ip.transport, Transport::Udp(_)))
+    );
+    assert!(!verify_transport(&frame, &meta));
+}

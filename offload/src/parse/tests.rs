@@ -155,24 +155,23 @@ fn ipv4_fragments() {
 
 #[test]
 fn ipv6_extension_headers() {
-    let chain: Vec<u8> = [
-        [43, 0, 1, 4, 0, 0, 0, 0], // hop-by-hop, padded
-        [60, 0, 0, 0, 0, 0, 0, 0], // routing
-        [51, 0, 1, 4, 0, 0, 0, 0], // destination options
-        [44, 0, 0, 0, 0, 0, 0, 0], // authentication, 8 octets
-        [6, 0, 0, 1, 0, 0, 0, 7],  // first fragment
-    ]
-    .concat();
+    let chain: [&[u8]; 5] = [
+        &[43, 0, 1, 4, 0, 0, 0, 0],             // hop-by-hop, padded
+        &[60, 0, 0, 0, 0, 0, 0, 0],             // routing
+        &[51, 0, 1, 4, 0, 0, 0, 0],             // destination options
+        &[44, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], // authentication, 12 octets
+        &[6, 0, 0, 1, 0, 0, 0, 7],              // first fragment
+    ];
     let bytes = frame(&[
         &ETHERNET,
         &[0x86, 0xdd],
-        &ipv6_header(60, 0),
-        &chain,
+        &ipv6_header(64, 0),
+        &chain.concat(),
         &tcp_header(0x10),
     ]);
     let ip = *parse_whole(&bytes).ip().expect("IPv6");
     assert_eq!((ip.protocol, ip.fragment), (6, true));
-    assert_eq!((ip.transport_offset, ip.end), (94, 114));
+    assert_eq!((ip.transport_offset, ip.end), (98, 118));
     assert!(matches!(ip.transport, Transport::Tcp(_)));
 }
 

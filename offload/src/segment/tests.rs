@@ -100,6 +100,17 @@ fn udp_datagrams_behind_a_tag_and_extension_headers() {
 }
 
 #[test]
+fn udp_checksums_of_zero_are_sent_as_ones() {
+    let mut frame = udp6(4);
+    frame[74..].fill(0);
+    let first = cut(&frame, gso(GsoKind::Udp, 2)).swap_remove(0);
+    // A payload equal to the checksum without it makes the sum come out as all ones.
+    frame[74..76].copy_from_slice(&first[72..74]);
+    let first = cut(&frame, gso(GsoKind::Udp, 2)).swap_remove(0);
+    assert_eq!(first[72..74], [0xff, 0xff]);
+}
+
+#[test]
 fn a_short_buffer_skips_nothing() {
     let frame = tcp4(1500);
     let meta = parse(&frame, frame.len()).expect("whole frame");
