@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::counters::DropReason;
 use crate::frame::{Burst, Outgoing};
 
+pub mod endpoint;
+pub mod tap;
+
 /// A port's number in its switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -1,0 +1,259 @@
+//! Taps: network interfaces of the host's kernel as ports of the switch.
+//!
+//! Frames cross with a virtio-net header, so that large sends and partial checksums pass whole in both directions.
+//! The kernel copies a delivered frame straight out of the sender's guest memory.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use introspection::Instant;
+use offload::VnetHeader;
+use parking_lot::Mutex;
+
+use crate::counters::DropReason;
+use crate::frame::{Burst, Outgoing};
+use crate::port::{Backend, BackendStatus, Capabilities, Delivery, Refusal, Waker};
+
+mod device;
+mod error;
+
+pub use error::TapError;
+
+use device::{Device, Readiness};
+
+/// A tap interface as a port.
+pub struct TapPort {
+    device: Device,
+    waker: OnceLock<Arc<dyn Waker>>,
+    /// A buffer to read the next frame into, when the last read found none.
+    spare: Mutex<Vec<u8>>,
+    /// The port was closed, or the interface was removed: nothing moves any more.
+    gone: AtomicBool,
+    /// The descriptor is watched for room.
+    wants_room: AtomicBool,
+    faults: Faults,
+}
+
+/// What went wrong with frames.
+#[derive(Default)]
+struct Faults {
+    /// Frames that the kernel would not take.
+    refused: AtomicU64,
+    /// Frames for an interface that was set down.
+    link_down: AtomicU64,
+    /// Reads that failed.
+    read: AtomicU64,
+    /// The last one, in words.
+    last: Mutex<Option<String>>,
+}
+
+impl TapPort {
+    /// Opens the tap `name`, makes it if there is none, gives it an MTU (in octets of IP) and brings it up.
+    ///
+    /// It works in the network namespace of the calling thread. A tap that it made goes when the port goes.
+    pub fn open(name: &str, mtu: u16) -> Result<Arc<Self>, TapError> {
+        Ok(Arc::new(Self {
+            device: Device::open(name, mtu)?,
+            waker: OnceLock::new(),
+            spare: Mutex::new(Vec::new()),
+            gone: AtomicBool::new(false),
+            wants_room: AtomicBool::new(false),
+            faults: Faults::default(),
+        }))
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// The interface is no more. Its descriptor would be ready for ever, so nobody may watch it.
+    fn go(&self, why: &str) {
+        if !self.gone.swap(true, Ordering::AcqRel) {
+            if let Some(waker) = self.waker.get() {
+                waker.unwatch(self.fd());
+            }
+            *self.faults.last.lock() = Some(format!("tap {}: {why}", self.name()));
+        }
+    }
+
+    fn fd(&self) -> RawFd {
+        self.device.as_raw_fd()
+    }
+
+    fn watch_room(&self, on: bool) {
+        if self.is_gone() || self.wants_room.swap(on, Ordering::AcqRel) == on {
+            return;
+        }
+        if let Some(waker) = self.waker.get()
+            && let Err(error) = waker.watch_writable(self.fd(), on)
+        {
+            self.faults.note(&self.faults.refused, self.name(), &error);
+        }
+    }
+
+    /// Notices an interface that was removed.
+    fn look(&self) -> Readiness {
+        let readiness = self.device.readiness();
+        if readiness.broken {
+            self.go(REMOVED);
+        }
+        readiness
+    }
+
+    fn deliver_one(&self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
+        let vnet = VnetHeader {
+            num_buffers: 0,
+            ..frame.vnet
+        };
+        let error = match self.device.write(vnet, frame.head, frame.tail) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let faults = &self.faults;
+        Err(match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS) => {
+                self.watch_room(true);
+                Refusal::Full
+            }
+            Some(libc::EBADFD | libc::ENODEV) => {
+                self.go(REMOVED);
+                Refusal::Drop(DropReason::PortDown)
+            }
+            Some(libc::EIO) => {
+                faults.note(&faults.link_down, self.name(), &error);
+                Refusal::Drop(DropReason::PortDown)
+            }
+            Some(libc::EFAULT) => Refusal::Drop(DropReason::MemoryLost),
+            _ => {
+                faults.note(&faults.refused, self.name(), &error);
+                Refusal::Drop(DropReason::DeviceError)
+            }
+        })
+    }
+}
+
+const REMOVED: &str = "the interface was removed; remove the port, then add it again";
+
+impl Faults {
+    fn note(&self, counter: &AtomicU64, name: &str, error: &io::Error) {
+        // The words are for the first of each kind; the rest is counted.
+        if counter.fetch_add(1, Ordering::Relaxed) == 0 {
+            *self.last.lock() = Some(format!("tap {name}: {error}"));
+        }
+    }
+}
+
+impl Backend for TapPort {
+    fn attach(&self, waker: Arc<dyn Waker>) {
+        if let Err(error) = waker.watch(self.fd()) {
+            self.faults.note(&self.faults.read, self.name(), &error);
+        }
+        // A second call would be the switch's mistake; the first waker stays.
+        let _ = self.waker.set(waker);
+    }
+
+    fn take(&self, _now: Instant, burst: &mut Burst) {
+        if self.is_gone() {
+            return;
+        }
+        let mut spare = self.spare.lock();
+        while burst.room() > 0 {
+            if spare.capacity() == 0 {
+                *spare = burst.buffer(device::SPARE);
+            }
+            match self.device.read(&mut spare) {
+                Ok(vnet) => burst.push_owned(vnet, std::mem::take(&mut *spare)),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return,
+                    // A read that was shut down, or a file without its interface.
+                    Some(libc::EBADFD | libc::ENODEV | libc::EFAULT | libc::EIO) => return self.go(REMOVED),
+                    _ => return self.faults.note(&self.faults.read, self.name(), &error),
+                },
+            }
+        }
+    }
+
+    fn complete(&self, _burst: &Burst) {}
+
+    fn capabilities(&self) -> Capabilities {
+        self.device.capabilities()
+    }
+
+    fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery {
+        for (accepted, frame) in frames.iter().enumerate() {
+            if self.is_gone() {
+                return Delivery {
+                    accepted,
+                    refusal: Some(Refusal::Drop(DropReason::PortDown)),
+                };
+            }
+            if let Err(refusal) = self.deliver_one(frame) {
+                return Delivery {
+                    accepted,
+                    refusal: Some(refusal),
+                };
+            }
+        }
+        Delivery {
+            accepted: frames.len(),
+            refusal: None,
+        }
+    }
+
+    fn notify(&self) {}
+
+    fn arm(&self, wants_room: bool) -> bool {
+        if self.is_gone() {
+            return false;
+        }
+        self.watch_room(wants_room);
+        let readiness = self.look();
+        readiness.readable || wants_room && readiness.writable
+    }
+
+    fn disarm(&self) {
+        self.watch_room(false);
+    }
+
+    fn woken(&self) {
+        // Readiness is a level: reading is what ends it. Only an interface that went has to be noticed here.
+        self.look();
+    }
+
+    fn deadline(&self, _now: Instant) -> Option<Instant> {
+        None
+    }
+
+    fn status(&self) -> BackendStatus {
+        let up = !self.is_gone();
+        let counts = [
+            ("frame_refused", &self.faults.refused),
+            ("link_down", &self.faults.link_down),
+            ("read_failed", &self.faults.read),
+        ];
+        let refusals: BTreeMap<String, u64> = counts
+            .into_iter()
+            .map(|(kind, counter)| (kind.to_owned(), counter.load(Ordering::Relaxed)))
+            .filter(|(_, n)| *n > 0)
+            .collect();
+        BackendStatus {
+            up,
+            features: 0,
+            connections: u64::from(up),
+            last_error: self.faults.last.lock().clone(),
+            refusals,
+        }
+    }
+
+    fn close(&self) {
+        self.go("closed");
+    }
+}
