@@ -1,1 +1,33 @@
-//! A small KVM virtual machine monitor.
+//! A small KVM virtual machine monitor: one process, one machine.
+//!
+//! [`Vm::new`] makes a machine from a [`VmConfig`], [`Vm::run`] runs it until it stops. Its network interfaces are
+//! vhost-user front ends: guest memory and rings are shared with a switch in another process, and the data path
+//! bypasses this one.
+
+mod boot;
+mod config;
+mod devices;
+mod error;
+mod kernel;
+mod layout;
+mod memory;
+mod report;
+mod stop;
+#[cfg(test)]
+mod testing;
+mod vcpu;
+mod vm;
+mod wiring;
+
+pub use boot::BootError;
+pub use config::{Kernel, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, VmConfig};
+pub use devices::net::SessionError;
+pub use devices::serial::Console;
+pub use error::VmError;
+pub use kernel::{KernelError, KernelFault};
+pub use memory::MemoryError;
+pub use offload::MacAddr;
+pub use report::{BootTimes, ExitCounts, MemoryUse, NetCounts, NicReport, VmReport};
+pub use stop::{StopHandle, StopReason};
+pub use vcpu::VcpuError;
+pub use vm::Vm;

@@ -1,0 +1,124 @@
+//! The control queue (Virtio 1.2, 5.1.6.5), the only queue that this process serves.
+
+use std::sync::Arc;
+
+use offload::MacAddr;
+use virtio_queue::{DescriptorChain, Queue, QueueT};
+use vm_memory::Bytes;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::features::{CTRL_MAC, CTRL_RX, GUEST_ANNOUNCE, MQ};
+use crate::devices::virtio::ActiveQueue;
+use crate::memory::GuestRam;
+
+/// Steps per notification: more than the ring has room for, so only a driver that adds commands meanwhile, and will
+/// notify again, reaches it.
+const BATCH: usize = 256;
+/// Octets of a command that are looked at; only MAC tables are longer, and those are not read.
+const COMMAND_MAX: usize = 16;
+/// `VIRTIO_NET_OK` and `VIRTIO_NET_ERR`.
+const OK: u8 = 0;
+const ERR: u8 = 1;
+
+/// What a valid command asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ControlEffect {
+    /// Nothing but an answer: the switch delivers by what it learned, not by receive filters.
+    Acknowledge,
+    /// Another MAC address.
+    SetMac(MacAddr),
+    /// The driver has announced itself.
+    Announced,
+    /// So many queue pairs are in use.
+    SetPairs(u16),
+}
+
+/// Class, command and data of a command; `None` when it is not valid with `features`.
+pub(super) fn decode(command: &[u8], features: u64) -> Option<ControlEffect> {
+    let has = |feature| features & feature != 0;
+    match *command {
+        // Receive modes, and the table of addresses to receive.
+        [0, 0..=1, _, ..] | [1, 0, _, ..] if has(CTRL_RX) => Some(ControlEffect::Acknowledge),
+        [1, 1, ref mac @ ..] if has(CTRL_MAC) => Some(ControlEffect::SetMac(MacAddr(mac.try_into().ok()?))),
+        [3, 0] if has(GUEST_ANNOUNCE) => Some(ControlEffect::Announced),
+        [4, 0, low, high] if has(MQ) => Some(ControlEffect::SetPairs(u16::from_le_bytes([low, high]))),
+        _ => None,
+    }
+}
+
+/// The control queue of a driver at work.
+pub(super) struct ControlQueue {
+    queue: Queue,
+    call: Arc<EventFd>,
+    broken: u64,
+}
+
+impl ControlQueue {
+    pub(super) fn new(active: &ActiveQueue, event_idx: bool) -> Result<Self, String> {
+        let mut queue = Queue::new(active.size).map_err(|error| error.to_string())?;
+        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        queue.set_size(active.size);
+        let (low, high) = halves(active.descriptors);
+        queue.set_desc_table_address(low, high);
+        let (low, high) = halves(active.driver);
+        queue.set_avail_ring_address(low, high);
+        let (low, high) = halves(active.device);
+        queue.set_used_ring_address(low, high);
+        queue.set_event_idx(event_idx);
+        queue.set_ready(true);
+        Ok(Self {
+            queue,
+            call: Arc::clone(&active.call),
+            broken: 0,
+        })
+    }
+
+    /// Answers what the driver made available, each command as `carry_out` says.
+    pub(super) fn serve(&mut self, ram: &GuestRam, mut carry_out: impl FnMut(&[u8]) -> bool) {
+        for _ in 0..BATCH {
+            let Some(chain) = self.queue.pop_descriptor_chain(ram) else {
+                match self.queue.enable_notification(ram) {
+                    Ok(true) => continue,
+                    Ok(false) => break,
+                    Err(_) => return self.broken += 1,
+                }
+            };
+            let head = chain.head_index();
+            let written = answer(ram, chain, &mut carry_out);
+            if self.queue.add_used(ram, head, written).is_err() {
+                return self.broken += 1;
+            }
+        }
+        if self.queue.needs_notification(ram).unwrap_or(true) {
+            // Fails only when the counter is full, and then the interrupt is pending already.
+            let _ = self.call.write(1);
+        }
+    }
+
+    /// Times that the ring itself broke the rules, since last asked.
+    pub(super) fn take_broken(&mut self) -> u64 {
+        std::mem::take(&mut self.broken)
+    }
+}
+
+/// Carries out one command; returns the octets written, 0 when the driver left no room for an answer.
+fn answer(
+    ram: &GuestRam,
+    chain: DescriptorChain<&GuestRam>,
+    carry_out: &mut impl FnMut(&[u8]) -> bool,
+) -> u32 {
+    let mut command = Vec::with_capacity(COMMAND_MAX);
+    for part in chain.clone().readable() {
+        let len = (part.len() as usize).min(COMMAND_MAX - command.len());
+        let mut octets = vec![0; len];
+        if ram.read_slice(&mut octets, part.addr()).is_err() {
+            return 0;
+        }
+        command.extend(octets);
+    }
+    let Some(room) = chain.writable().find(|part| part.len() > 0) else {
+        return 0;
+    };
+    let verdict = if carry_out(&command) { OK } else { ERR };
+    u32::from(ram.write_obj(verdict, room.addr()).is_ok())
+}

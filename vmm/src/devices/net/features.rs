@@ -1,0 +1,95 @@
+//! Which feature bits an interface offers (Virtio 1.2, 5.1.3 and 6).
+
+use virtio_bindings::virtio_config::VIRTIO_F_IN_ORDER;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO,
+    VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
+    VIRTIO_NET_F_STATUS,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use crate::devices::virtio::F_VERSION_1;
+
+/// The driver may use more than one queue pair.
+pub(super) const MQ: u64 = 1 << VIRTIO_NET_F_MQ;
+/// There is a control queue.
+pub(super) const CTRL_VQ: u64 = 1 << VIRTIO_NET_F_CTRL_VQ;
+/// The driver sets the receive mode by control commands.
+pub(super) const CTRL_RX: u64 = 1 << VIRTIO_NET_F_CTRL_RX;
+/// The driver sets the MAC address by a control command.
+pub(super) const CTRL_MAC: u64 = 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
+/// The driver announces itself when asked to.
+pub(super) const GUEST_ANNOUNCE: u64 = 1 << VIRTIO_NET_F_GUEST_ANNOUNCE;
+/// Notifications are suppressed by index.
+pub(super) const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: not a virtio feature, but negotiated in the same word.
+pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
+
+/// What this process does by itself, whatever the back end can.
+const OWN: u64 = 1 << VIRTIO_NET_F_MAC
+    | 1 << VIRTIO_NET_F_STATUS
+    | 1 << VIRTIO_NET_F_MTU
+    | CTRL_VQ
+    | CTRL_RX
+    | CTRL_MAC
+    | GUEST_ANNOUNCE;
+
+/// What the back end does, offered when it does: rings, checksums and segmentation. Left out are packed rings, whose
+/// position cannot be recovered after a back end vanished, notification data, which an ioeventfd drops, and
+/// everything that would need messages to the back end which it may not know.
+const BACK_END: u64 = F_VERSION_1
+    | EVENT_IDX
+    | 1 << VIRTIO_RING_F_INDIRECT_DESC
+    | 1 << VIRTIO_F_IN_ORDER
+    | 1 << VIRTIO_NET_F_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_CSUM
+    | 1 << VIRTIO_NET_F_GUEST_TSO4
+    | 1 << VIRTIO_NET_F_GUEST_TSO6
+    | 1 << VIRTIO_NET_F_GUEST_ECN
+    | 1 << VIRTIO_NET_F_GUEST_UFO
+    | 1 << VIRTIO_NET_F_HOST_TSO4
+    | 1 << VIRTIO_NET_F_HOST_TSO6
+    | 1 << VIRTIO_NET_F_HOST_ECN
+    | 1 << VIRTIO_NET_F_HOST_UFO
+    | 1 << VIRTIO_NET_F_MRG_RXBUF
+    | 1 << VIRTIO_NET_F_GUEST_USO4
+    | 1 << VIRTIO_NET_F_GUEST_USO6
+    | 1 << VIRTIO_NET_F_HOST_USO;
+
+/// The features offered to a driver in front of a back end that has `back_end`.
+pub(super) fn offer(back_end: u64, max_pairs: u16) -> u64 {
+    let several = if max_pairs > 1 { MQ } else { 0 };
+    OWN | several | back_end & BACK_END
+}
+
+/// The features to tell the back end of: what the driver accepted and the back end has a part in.
+pub(super) fn for_back_end(accepted: u64, back_end: u64) -> u64 {
+    accepted & back_end & (BACK_END | OWN | MQ) | back_end & PROTOCOL_FEATURES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_what_the_back_end_can_and_the_device_knows() {
+        let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_USO;
+        let packed = 1 << 34;
+        let offered = offer(F_VERSION_1 | segmentation | packed | PROTOCOL_FEATURES, 1);
+        assert_eq!(offered & segmentation, segmentation);
+        assert_eq!(offered & (packed | PROTOCOL_FEATURES | MQ), 0);
+        assert_eq!(offered & OWN, OWN);
+        assert_eq!(offer(0, 2) & (MQ | F_VERSION_1), MQ);
+    }
+
+    #[test]
+    fn back_end_hears_only_of_its_own_features() {
+        let back_end = F_VERSION_1 | EVENT_IDX | PROTOCOL_FEATURES;
+        let told = for_back_end(F_VERSION_1 | EVENT_IDX | OWN, back_end);
+        assert_eq!(told, back_end);
+        assert_eq!(for_back_end(F_VERSION_1, F_VERSION_1 | EVENT_IDX), F_VERSION_1);
+    }
+}

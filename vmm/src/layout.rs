@@ -1,0 +1,30 @@
+//! Where things are in the guest's physical address space.
+
+/// Octets in a page.
+pub(crate) const PAGE: u64 = 4096;
+/// The PVH start of day structure (`hvm_start_info`).
+pub(crate) const START_INFO: u64 = 0x6000;
+/// The PVH module list.
+pub(crate) const MODULE_LIST: u64 = 0x6100;
+/// The PVH memory map.
+pub(crate) const MEMORY_MAP: u64 = 0x7000;
+/// The kernel's command line.
+pub(crate) const CMDLINE: u64 = 0x2_0000;
+/// Octets that the command line may take, its final zero included.
+pub(crate) const CMDLINE_MAX: usize = 4096;
+/// End of conventional memory: the legacy video and firmware area begins here.
+pub(crate) const LOW_MEMORY_END: u64 = 0xa_0000;
+/// Where kernels may be loaded from.
+pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
+/// RAM below 4 GiB ends here at the latest; PCI and the interrupt controllers own the rest.
+pub(crate) const PCI_HOLE: u64 = 0xc000_0000;
+/// The enhanced configuration window of PCI bus 0.
+pub(crate) const ECAM: u64 = 0xe000_0000;
+/// Octets of the enhanced configuration window: one bus.
+pub(crate) const ECAM_SIZE: u64 = 0x10_0000;
+/// First address given to PCI base address registers.
+pub(crate) const PCI_MMIO: u64 = 0xe100_0000;
+/// Three pages that KVM needs for itself on Intel processors.
+pub(crate) const KVM_TSS: u64 = 0xfffb_d000;
+/// RAM above the PCI hole starts here.
+pub(crate) const FOUR_GIB: u64 = 0x1_0000_0000;

@@ -1,0 +1,182 @@
+//! Guest memory: one sealed memfd, shared with the vhost-user back ends.
+#![allow(unsafe_code)] // memfd_create, its seals and sysinfo have no safe wrapper in the crates used here
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use vm_memory::mmap::{FromRangesError, MmapRegionError};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollectionError};
+use vm_memory::{GuestRegionMmap, MmapRegion};
+
+use crate::layout::{FOUR_GIB, HIGH_MEMORY, PAGE, PCI_HOLE};
+
+/// The guest's RAM as the rest of the crate uses it.
+pub(crate) type GuestRam = GuestMemoryMmap<()>;
+
+/// The name that the mapping has in `/proc/PID/smaps`.
+pub(crate) const MEMFD_NAME: &CStr = c"enlight-guest-ram";
+
+/// Why guest memory could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// Less than a machine can boot in.
+    #[error("{0} octets of memory are too few; give the guest 1 MiB or more")]
+    TooSmall(u64),
+    /// Not whole pages.
+    #[error("{0} octets of memory are not a multiple of 4096; round the size to whole pages")]
+    NotPages(u64),
+    /// More than the host has.
+    #[error("the guest asks for {asked} octets of memory, the host has {host}; give the guest less")]
+    BeyondHost {
+        /// Octets asked for.
+        asked: u64,
+        /// Octets of RAM that the host has.
+        host: u64,
+    },
+    /// The kernel refused to make or seal the memory file.
+    #[error("cannot make a memory file of {size} octets: {source}")]
+    File {
+        /// Octets asked for.
+        size: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The memory file could not be mapped.
+    #[error("cannot map guest memory: {0}")]
+    Map(#[from] MmapRegionError),
+    /// The regions did not fit the address space.
+    #[error("cannot lay out guest memory: {0}")]
+    Layout(String),
+}
+
+impl From<FromRangesError> for MemoryError {
+    fn from(error: FromRangesError) -> Self {
+        Self::Layout(error.to_string())
+    }
+}
+
+impl From<GuestRegionCollectionError> for MemoryError {
+    fn from(error: GuestRegionCollectionError) -> Self {
+        Self::Layout(error.to_string())
+    }
+}
+
+/// Makes and maps `size` octets of guest memory: up to 3 GiB from address 0, the rest from 4 GiB on.
+pub(crate) fn allocate(size: u64) -> Result<GuestRam, MemoryError> {
+    check_size(size, host_memory())?;
+    let file = sealed_file(size).map_err(|source| MemoryError::File { size, source })?;
+    let low = size.min(PCI_HOLE);
+    let mut regions = vec![map(&file, 0, low, 0)?];
+    if size > low {
+        regions.push(map(&file, low, size - low, FOUR_GIB)?);
+    }
+    Ok(GuestRam::from_regions(regions)?)
+}
+
+fn check_size(size: u64, host: u64) -> Result<(), MemoryError> {
+    if size < HIGH_MEMORY {
+        return Err(MemoryError::TooSmall(size));
+    }
+    if !size.is_multiple_of(PAGE) {
+        return Err(MemoryError::NotPages(size));
+    }
+    if size > host {
+        return Err(MemoryError::BeyondHost { asked: size, host });
+    }
+    Ok(())
+}
+
+fn map(file: &File, offset: u64, size: u64, guest: u64) -> Result<GuestRegionMmap<()>, MemoryError> {
+    let file = file
+        .try_clone()
+        .map_err(|source| MemoryError::File { size, source })?;
+    let mapping = MmapRegion::build(
+        Some(FileOffset::new(file, offset)),
+        size as usize,
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_SHARED | libc::MAP_NORESERVE,
+    )?;
+    GuestRegionMmap::new(mapping, GuestAddress(guest))
+        .ok_or_else(|| MemoryError::Layout(format!("{size} octets at {guest:#x} overflow the address space")))
+}
+
+/// A memory file whose size nobody, this process included, can change again.
+fn sealed_file(size: u64) -> io::Result<File> {
+    // SAFETY: the name is a C string literal, and the call keeps no reference to it.
+    let fd = unsafe { libc::memfd_create(MEMFD_NAME.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: memfd_create just returned this descriptor, so nothing else owns it.
+    let file = unsafe { File::from_raw_fd(fd) };
+    file.set_len(size)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: F_ADD_SEALS takes an integer and touches no memory of this process.
+    if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(file)
+}
+
+/// The host's RAM in octets.
+fn host_memory() -> u64 {
+    // SAFETY: sysinfo is plain data, for which all-zero octets are a value.
+    let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is a live, writable structure of the type that the call fills in.
+    if unsafe { libc::sysinfo(&raw mut info) } != 0 {
+        return u64::MAX;
+    }
+    info.totalram.saturating_mul(u64::from(info.mem_unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
+
+    use super::*;
+
+    #[test]
+    fn refuses_sizes_that_no_guest_can_have() {
+        assert!(matches!(allocate(0), Err(MemoryError::TooSmall(0))));
+        assert!(matches!(allocate(0xf_f000), Err(MemoryError::TooSmall(_))));
+        assert!(matches!(allocate(0x10_0001), Err(MemoryError::NotPages(_))));
+        let error = allocate(1 << 50).expect_err("a pebibyte is more than the host has");
+        assert!(matches!(error, MemoryError::BeyondHost { asked, .. } if asked == 1 << 50));
+        assert!(error.to_string().contains("give the guest less"), "{error}");
+    }
+
+    #[test]
+    fn smallest_memory_is_sealed_and_shared() {
+        let ram = allocate(0x10_0000).expect("1 MiB");
+        let region = ram.iter().next().expect("one region");
+        let file = region.file_offset().expect("file-backed").file();
+        assert!(file.set_len(0).is_err(), "must not shrink");
+        assert!(file.set_len(0x20_0000).is_err(), "must not grow");
+        ram.write_obj(0x1234_5678_u32, GuestAddress(0xf_fffc))
+            .expect("the last word");
+        assert!(ram.write_obj(1_u32, GuestAddress(0xf_fffd)).is_err());
+    }
+
+    #[test]
+    fn memory_beyond_the_hole_continues_at_4_gib() {
+        let size = PCI_HOLE + 0x10_0000;
+        if size > host_memory() {
+            println!("skipped: the host has less than {size} octets of memory");
+            return;
+        }
+        let ram = allocate(size).expect("untouched pages cost nothing");
+        let layout: Vec<_> = ram
+            .iter()
+            .map(|region| (region.start_addr().0, region.len()))
+            .collect();
+        assert_eq!(layout, [(0, PCI_HOLE), (FOUR_GIB, 0x10_0000)]);
+        let offset = ram
+            .iter()
+            .nth(1)
+            .and_then(GuestMemoryRegion::file_offset)
+            .map(FileOffset::start);
+        assert_eq!(offset, Some(PCI_HOLE));
+    }
+}

@@ -1,0 +1,145 @@
+//! What a machine cost and did.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+pub use crate::devices::net::NetCounts;
+use crate::memory::MEMFD_NAME;
+pub use crate::vcpu::ExitCounts;
+
+/// A summary of one machine, up to date when it was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct VmReport {
+    /// When the phases of the start ended.
+    pub boot: BootTimes,
+    /// Memory of the process, as it was when the machine stopped, or now when it has not run yet.
+    pub memory: MemoryUse,
+    /// How often the guest left for this process.
+    pub exits: ExitCounts,
+    /// Octets of console output that nobody took.
+    pub console_lost: u64,
+    /// One entry for each interface.
+    pub nics: Vec<NicReport>,
+}
+
+/// Points in time in microseconds since [`crate::Vm::new`] was called, in the order in which they happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct BootTimes {
+    /// Guest memory is mapped.
+    pub memory_us: u64,
+    /// The kernel and initial RAM disk are in it.
+    pub kernel_us: u64,
+    /// The KVM machine exists.
+    pub kvm_us: u64,
+    /// The interfaces are connected to their switch.
+    pub devices_us: u64,
+    /// The processors are ready.
+    pub vcpus_us: u64,
+    /// The processors run.
+    pub started_us: Option<u64>,
+    /// The guest notified a transmit queue for the first time: its first frame is on the ring.
+    pub first_kick_us: Option<u64>,
+}
+
+/// Resident memory of the process in KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MemoryUse {
+    /// Guest memory that has been touched.
+    pub guest_kib: u64,
+    /// Everything else: what the machine costs beyond its own memory.
+    pub beyond_guest_kib: u64,
+}
+
+/// What happened to one interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NicReport {
+    /// The switch's socket.
+    pub socket: String,
+    /// Feature bits that the driver accepted, while one is at work.
+    pub features: Option<u64>,
+    /// Events of the link and its control queue.
+    pub counts: NetCounts,
+    /// Register accesses that broke the rules.
+    pub guest_faults: u64,
+    /// Interrupts and doorbells that the host refused to wire.
+    pub wiring_failures: u64,
+}
+
+/// A clock that starts with the machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stopwatch(Instant);
+
+impl Stopwatch {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Microseconds until now.
+    pub(crate) fn us(self) -> u64 {
+        self.us_at(Instant::now())
+    }
+
+    /// Microseconds until `then`; 0 when that was before the start.
+    pub(crate) fn us_at(self, then: Instant) -> u64 {
+        then.checked_duration_since(self.0)
+            .unwrap_or(Duration::ZERO)
+            .as_micros() as u64
+    }
+}
+
+impl MemoryUse {
+    /// Reads `/proc/self/smaps`.
+    pub(crate) fn measure() -> io::Result<Self> {
+        Self::parse(BufReader::with_capacity(4096, File::open("/proc/self/smaps")?))
+    }
+
+    fn parse(smaps: impl BufRead) -> io::Result<Self> {
+        let name = MEMFD_NAME.to_string_lossy();
+        let (mut used, mut in_guest) = (Self::default(), false);
+        for line in smaps.lines() {
+            let line = line?;
+            let (first, rest) = line.split_once(' ').unwrap_or((&line, ""));
+            if !first.ends_with(':') {
+                in_guest = rest.contains(&*name);
+            } else if first == "Rss:" {
+                let kib = rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
+                *(if in_guest {
+                    &mut used.guest_kib
+                } else {
+                    &mut used.beyond_guest_kib
+                }) += kib;
+            }
+        }
+        Ok(used)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guest_memory_is_told_apart() {
+        let smaps = "\
+            7f00-7f10 rw-s 00000000 00:01 5 /memfd:enlight-guest-ram (deleted)\nSize: 64 kB\nRss:  40 kB\n\
+            5500-5510 r-xp 00000000 08:01 7 /usr/bin/enlight\nSize: 900 kB\nRss:   700 kB\nPss: 3 kB\n\
+            7ffd-7ffe rw-p 00000000 00:00 0 [stack]\nRss: 12 kB\n";
+        let used = MemoryUse::parse(smaps.as_bytes()).expect("readable");
+        assert_eq!(
+            used,
+            MemoryUse {
+                guest_kib: 40,
+                beyond_guest_kib: 712
+            }
+        );
+    }
+
+    #[test]
+    fn own_memory_can_be_measured() {
+        let used = MemoryUse::measure().expect("procfs");
+        assert!(used.beyond_guest_kib > 100, "{used:?}");
+    }
+}
