@@ -8,8 +8,12 @@ use offload::VnetHeader;
 mod invariants;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((vnet, rest)) = input.split_first_chunk::<{ VnetHeader::LEN }>() else { return };
-    let Some((more, frame)) = rest.split_first_chunk() else { return };
+    let Some((vnet, rest)) = input.split_first_chunk::<{ VnetHeader::LEN }>() else {
+        return;
+    };
+    let Some((more, frame)) = rest.split_first_chunk() else {
+        return;
+    };
     let vnet = VnetHeader::from_bytes(vnet);
     let more = usize::from(u16::from_le_bytes(*more));
     invariants::check_all(frame, frame.len(), &vnet);

@@ -141,6 +141,16 @@ fn tunnels_may_have_an_inner_partial_checksum() {
         Offloads::from_header(&header(0, 0, 78, 16), &gre),
         partial(78, 16)
     );
+    let mut fragment = frame(false, false, 47, &[0; 4]);
+    fragment[20] = 0x20; // more fragments
+    let refusal = OffloadError::ChecksumPlace {
+        start: 78,
+        offset: 16,
+    };
+    assert_eq!(
+        Offloads::from_header(&header(0, 0, 78, 16), &meta(&fragment)),
+        Err(refusal)
+    );
 }
 
 #[test]
