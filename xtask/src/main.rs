@@ -1,3 +1,71 @@
-//! The project's own build, test and check commands.
+//! The project's own build, test and check commands: `cargo xtask --help`.
 
-fn main() {}
+mod prepush;
+mod run;
+mod setup;
+mod sizes;
+mod suite;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "The project's own build, test and check commands"
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the programs that tests use, and fetch the kernel of their Linux guests
+    Setup,
+    /// Set up, run the whole test suite, and compile fuzz targets and benchmarks
+    Test,
+    /// What has to pass before a push: format, clippy, sizes, documentation, fast tests
+    Prepush,
+    /// Check that no file is longer than 600 lines and no function longer than 60
+    Sizes,
+    /// Run a fuzz target for a while (needs cargo-fuzz)
+    Fuzz {
+        /// One of those in fuzz/fuzz_targets
+        target: String,
+        /// How long
+        #[arg(default_value = "180")]
+        seconds: u64,
+    },
+    /// Run the benchmarks, or one of them
+    Bench {
+        /// The benchmark's name
+        name: Option<String>,
+        /// Passed on to it
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match perform(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn perform(task: Task) -> Result<()> {
+    match task {
+        Task::Setup => setup::setup(),
+        Task::Test => suite::test(),
+        Task::Prepush => prepush::prepush(),
+        Task::Sizes => sizes::check(),
+        Task::Fuzz { target, seconds } => suite::fuzz(&target, seconds),
+        Task::Bench { name, args } => suite::bench(name.as_deref(), &args),
+    }
+}
