@@ -257,3 +257,6 @@ impl Backend for TapPort {
         self.go("closed");
     }
 }
+
+#[cfg(test)]
+mod tests;
