@@ -3,6 +3,9 @@
 pub mod control;
 pub mod counters;
 pub mod frame;
+pub mod guard;
+pub mod memory;
 pub mod port;
+pub mod ring;
 pub mod table;
 pub mod vlan;

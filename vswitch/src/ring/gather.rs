@@ -1,0 +1,47 @@
+//! Reads the first octets of a chain's segments and leaves the others.
+//!
+//! `unsafe` is needed to copy out of guest memory.
+#![allow(unsafe_code)]
+
+use crate::frame::Segment;
+
+/// Reads segments from their start, and shortens them by what was read.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    segments: &'a mut [Segment],
+    current: usize,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(segments: &'a mut [Segment]) -> Self {
+        Self { segments, current: 0 }
+    }
+
+    /// Fills `out` as far as the segments go.
+    #[inline]
+    pub(super) fn read(&mut self, out: &mut [u8]) {
+        let mut out = out;
+        while !out.is_empty() {
+            let Some(segment) = self.segments.get_mut(self.current) else {
+                return;
+            };
+            let len = (segment.len as usize).min(out.len());
+            let (now, later) = out.split_at_mut(len);
+            // SAFETY: a segment is a range of guest memory that the ring checked and keeps mapped; `len` is within both.
+            // `now` is private memory of this process, so the two do not overlap. The guest may write meanwhile:
+            // any octets will do, they are judged after the copy.
+            unsafe { std::ptr::copy_nonoverlapping(segment.ptr, now.as_mut_ptr(), len) };
+            out = later;
+            segment.ptr = segment.ptr.wrapping_add(len);
+            segment.len -= len as u32;
+            if segment.len == 0 {
+                self.current += 1;
+            }
+        }
+    }
+
+    /// How many segments were read to their end.
+    pub(super) fn finish(self) -> usize {
+        self.current
+    }
+}

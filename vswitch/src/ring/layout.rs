@@ -1,0 +1,188 @@
+//! A ring's three parts in shared memory, behind an interface that cannot leave them.
+//!
+//! `unsafe` is needed because they are reached by pointers into memory that a guest writes at any time. All access is
+//! atomic or volatile, of one field at a time, and no reference into that memory outlives a call.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::chain::Descriptor;
+use super::{MAX_QUEUE_SIZE, RingFault};
+use crate::memory::GuestMemory;
+
+/// Where a ring's parts are, as addresses of the peer's own (`VHOST_USER_SET_VRING_ADDR`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// Descriptor table.
+    pub descriptors: u64,
+    /// Available ring.
+    pub available: u64,
+    /// Used ring.
+    pub used: u64,
+}
+
+/// A ring in memory that stays mapped as long as this value lives.
+///
+/// Invariant: `descriptors` points at `16 * size` octets, `available` at `6 + 2 * size` and `used` at `6 + 8 * size`
+/// (each 2 less without an event index), all inside of `memory` and aligned to 16, 2 and 4; `size` is a power of two.
+#[derive(Debug)]
+pub(super) struct Layout {
+    size: u16,
+    event_idx: bool,
+    descriptors: *mut u8,
+    available: *mut u8,
+    used: *mut u8,
+    memory: Arc<GuestMemory>,
+}
+
+// SAFETY: the pointers lead into `memory`, which is mapped for the whole process and kept by this value; access through
+// them is atomic, so the thread does not matter.
+unsafe impl Send for Layout {}
+
+/// `VRING_AVAIL_F_NO_INTERRUPT` and `VRING_USED_F_NO_NOTIFY` (virtio 1.2, 2.7.6 and 2.7.8).
+const SUPPRESS: u16 = 1;
+
+impl Layout {
+    /// Finds a ring's parts.
+    pub(super) fn resolve(
+        memory: &Arc<GuestMemory>,
+        addresses: &RingAddresses,
+        size: u16,
+        event_idx: bool,
+    ) -> Result<Self, RingFault> {
+        if !size.is_power_of_two() || size > MAX_QUEUE_SIZE {
+            return Err(RingFault::Size(size.into()));
+        }
+        let entries = u64::from(size);
+        let event = if event_idx { 2 } else { 0 };
+        let part = |part: &'static str, address: u64, len: u64, align: usize| {
+            let at = memory
+                .translate_user(address, len)
+                .ok_or(RingFault::Outside { part, address })?;
+            if (at as usize).is_multiple_of(align) {
+                Ok(at)
+            } else {
+                Err(RingFault::Misaligned { part, address })
+            }
+        };
+        Ok(Self {
+            size,
+            event_idx,
+            descriptors: part("descriptor table", addresses.descriptors, 16 * entries, 16)?,
+            available: part("available ring", addresses.available, 4 + 2 * entries + event, 2)?,
+            used: part("used ring", addresses.used, 4 + 8 * entries + event, 4)?,
+            memory: Arc::clone(memory),
+        })
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(super) fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// The driver's index; what it listed before is visible after this load.
+    pub(super) fn avail_index(&self) -> u16 {
+        self.available_field(2).load(Ordering::Acquire)
+    }
+
+    /// Whether the driver asked not to be interrupted.
+    pub(super) fn driver_suppresses(&self) -> bool {
+        self.available_field(0).load(Ordering::Relaxed) & SUPPRESS != 0
+    }
+
+    /// The head listed in a free-running entry.
+    pub(super) fn avail_entry(&self, entry: u16) -> u16 {
+        self.available_field(4 + 2 * self.slot(entry))
+            .load(Ordering::Relaxed)
+    }
+
+    /// The used index at which the driver wants an interrupt.
+    pub(super) fn used_event(&self) -> u16 {
+        debug_assert!(self.event_idx);
+        self.available_field(4 + 2 * usize::from(self.size))
+            .load(Ordering::Relaxed)
+    }
+
+    /// Our own index, as it stands in memory.
+    pub(super) fn used_index(&self) -> u16 {
+        self.used_field(2).load(Ordering::Relaxed)
+    }
+
+    /// Publishes our index; entries written before are visible to whoever sees it.
+    pub(super) fn publish_used(&self, index: u16) {
+        self.used_field(2).store(index, Ordering::Release);
+    }
+
+    /// Asks the driver not to ring, or to ring.
+    pub(super) fn suppress_driver(&self, on: bool) {
+        self.used_field(0)
+            .store(if on { SUPPRESS } else { 0 }, Ordering::Relaxed);
+    }
+
+    /// Asks the driver to ring when its index passes `event`.
+    pub(super) fn set_avail_event(&self, event: u16) {
+        debug_assert!(self.event_idx);
+        self.used_field(4 + 8 * usize::from(self.size))
+            .store(event, Ordering::Relaxed);
+    }
+
+    /// Writes a free-running used entry.
+    pub(super) fn write_used(&self, entry: u16, head: u16, len: u32) {
+        let offset = 4 + 8 * self.slot(entry);
+        // SAFETY: `slot` is below `size`, so both words are inside of the used ring; it is aligned to 4 and the offset
+        // a multiple of 4.
+        let (id, length) = unsafe {
+            let at: *mut u32 = self.used.add(offset).cast();
+            (AtomicU32::from_ptr(at), AtomicU32::from_ptr(at.add(1)))
+        };
+        id.store(u32::from(head).to_le(), Ordering::Relaxed);
+        length.store(len.to_le(), Ordering::Relaxed);
+    }
+
+    /// A copy of a descriptor, which must be below `size`.
+    pub(super) fn descriptor(&self, index: u16) -> Descriptor {
+        // SAFETY: the index is masked below `size`, so both words are inside of the table; it is aligned to 16.
+        let (low, high) = unsafe {
+            let at: *mut u64 = self.descriptors.add(16 * self.slot(index)).cast();
+            (AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1)))
+        };
+        Descriptor::of(low.load(Ordering::Relaxed), high.load(Ordering::Relaxed))
+    }
+
+    /// Fetches a descriptor's cache line ahead of its use.
+    pub(super) fn prefetch_descriptor(&self, index: u16) {
+        prefetch(self.descriptors.wrapping_add(16 * self.slot(index)));
+    }
+
+    fn slot(&self, entry: u16) -> usize {
+        usize::from(entry & (self.size - 1))
+    }
+
+    /// A 16-bit field of the available ring; `offset` is even and at most `4 + 2 * size`.
+    fn available_field(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: callers pass offsets of fields inside of the available ring, which is aligned to 2; the guest's
+        // concurrent writes are what atomics are for.
+        unsafe { AtomicU16::from_ptr(self.available.add(offset).cast()) }
+    }
+
+    /// A 16-bit field of the used ring; `offset` is even and at most `4 + 8 * size`.
+    fn used_field(&self, offset: usize) -> &AtomicU16 {
+        // SAFETY: as for the available ring; the used ring is aligned to 4.
+        unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
+    }
+}
+
+/// Fetches a cache line ahead of its use; any address will do.
+pub(super) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint that never faults, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -1,0 +1,56 @@
+//! Writes octets into a chain's segments, one after the other.
+//!
+//! `unsafe` is needed to copy between the memories of two guests.
+#![allow(unsafe_code)]
+
+use crate::frame::Segment;
+
+/// Fills segments of writable guest memory from their start.
+#[derive(Debug)]
+pub(super) struct Writer<'a> {
+    /// What is left; the first one was written up to `offset`.
+    segments: &'a [Segment],
+    offset: usize,
+}
+
+impl<'a> Writer<'a> {
+    /// `segments` come from walking a chain of writable buffers in memory that stays mapped meanwhile.
+    pub(super) fn new(segments: &'a [Segment]) -> Self {
+        Self { segments, offset: 0 }
+    }
+
+    /// Writes private octets, as far as there is room.
+    pub(super) fn write(&mut self, octets: &[u8]) {
+        self.copy(octets.as_ptr(), octets.len());
+    }
+
+    /// Copies the first `len` octets of a sender's segment, as far as there is room.
+    pub(super) fn write_segment(&mut self, segment: Segment, len: usize) {
+        self.copy(segment.ptr, len.min(segment.len as usize));
+    }
+
+    #[inline]
+    fn copy(&mut self, from: *const u8, len: usize) {
+        let mut from = from;
+        let mut left = len;
+        while left > 0 {
+            let Some(segment) = self.segments.first() else {
+                return;
+            };
+            let room = segment.len as usize - self.offset;
+            let now = room.min(left);
+            // SAFETY: the destination is a buffer that the ring found in its guest's mapped memory and writable, and
+            // `now` stays within it. The source is a private slice, or a segment of the sender's memory, which its
+            // port keeps mapped until the burst is completed. Guests may write either meanwhile, or share memory so
+            // that the two overlap: hence a copy with memmove's semantics, of octets that nobody borrows.
+            unsafe { std::ptr::copy(from, segment.ptr.cast_mut().add(self.offset), now) };
+            from = from.wrapping_add(now);
+            left -= now;
+            self.offset += now;
+            if now == room {
+                self.segments = &self.segments[1..];
+                self.offset = 0;
+            }
+        }
+    }
+}
