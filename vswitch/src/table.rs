@@ -176,7 +176,7 @@ impl ForwardingTable {
         self.insert(set, key, port, now_seconds)
     }
 
-    /// Forgets every address of a port that goes.
+    /// Forgets every address of a port that goes. Nobody may learn for it any more.
     pub fn forget_port(&self, port: PortId) {
         for slot in self.slots() {
             let value = Value(slot.load(Ordering::Acquire));

@@ -96,6 +96,8 @@ pub enum Refusal {
 }
 
 /// What a receiver takes without help from the switch.
+// Each is a feature bit of its own in virtio, and no two depend on each other.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capabilities {
     /// Partial checksums.

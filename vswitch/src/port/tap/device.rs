@@ -204,6 +204,15 @@ impl Device {
         }
     }
 
+    /// Lets the interface go at once, although the descriptor stays open for as long as anybody has the port: it is
+    /// made to stand for the null device.
+    pub(super) fn release(&self) -> io::Result<()> {
+        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+        // SAFETY: both descriptors are open and owned by a `File` each; dup3 replaces what the second one stands for
+        // in one step, so that a read or write in another thread meets one of the two.
+        check(unsafe { libc::dup3(null.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) })
+    }
+
     fn set_offloads(&self, offloads: libc::c_uint) -> io::Result<()> {
         // SAFETY: TUNSETOFFLOAD takes its argument by value and writes nothing of ours.
         check(unsafe {

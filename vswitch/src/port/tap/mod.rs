@@ -255,6 +255,9 @@ impl Backend for TapPort {
 
     fn close(&self) {
         self.go("closed");
+        if let Err(error) = self.device.release() {
+            self.faults.note(&self.faults.read, self.name(), &error);
+        }
     }
 }
 

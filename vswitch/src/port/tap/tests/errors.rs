@@ -291,3 +291,28 @@ fn an_mtu_is_set_and_a_tap_goes_with_its_port() {
         }
     });
 }
+
+/// A port that was removed may be added again at once, although some worker still has the old one.
+#[test]
+fn a_closed_port_lets_its_interface_go() {
+    if skip("a_closed_port_lets_its_interface_go") {
+        return;
+    }
+    in_namespace(|| {
+        let old = TapPort::open("tap0", 1500).expect("a new tap");
+        old.close();
+        let start = WallClock::now();
+        let new = loop {
+            match TapPort::open("tap0", 1500) {
+                // A process that another test is just starting has the file for a moment longer.
+                Err(TapError::Busy { .. }) if start.elapsed() < LIMIT => {}
+                result => break result.expect("the name is free"),
+            }
+        };
+        let down = Some(Refusal::Drop(DropReason::PortDown));
+        assert_eq!(refusal(&old, VnetHeader::default(), &frame()), down);
+        assert_eq!(refusal(&new, VnetHeader::default(), &frame()), None);
+        old.close();
+        assert!(new.status().up);
+    });
+}

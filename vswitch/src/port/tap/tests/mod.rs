@@ -32,21 +32,30 @@ fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
 
 /// Gives the calling thread, and it alone, an empty network.
 fn enter_new_namespace() {
-    // SAFETY: unshare() takes no pointers; a network namespace belongs to the calling thread.
-    let result = unsafe { libc::unshare(libc::CLONE_NEWNET) };
-    assert_eq!(result, 0, "unshare: {}", io::Error::last_os_error());
+    unshare_network().expect("this was tried before");
     ip("link set lo up");
+}
+
+fn unshare_network() -> io::Result<()> {
+    // SAFETY: unshare() takes no pointers; a network namespace belongs to the calling thread.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Whether the test has to be skipped; says so.
 fn skip(test: &str) -> bool {
-    // SAFETY: geteuid() takes no arguments and cannot fail.
-    let root = unsafe { libc::geteuid() } == 0;
+    let can_unshare = thread::spawn(|| unshare_network().is_ok())
+        .join()
+        .unwrap_or(false);
     let has_ip = Command::new("ip").arg("-Version").output().is_ok();
-    if !root || !has_ip {
-        eprintln!("skipped: {test} needs root (CAP_NET_ADMIN) and the ip command (iproute2)");
+    let has_tun = std::path::Path::new("/dev/net/tun").exists();
+    let ready = can_unshare && has_ip && has_tun;
+    if !ready {
+        eprintln!("skipped: {test} needs root, /dev/net/tun and the ip command (iproute2)");
     }
-    !root || !has_ip
+    !ready
 }
 
 /// Runs `ip` in the calling thread's namespace.
