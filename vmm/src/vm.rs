@@ -2,6 +2,8 @@
 
 mod events;
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod tests;
 
 use std::io;

@@ -1,5 +1,8 @@
 //! What several tests of the crate need: hand-written PVH images and a wiring without a KVM behind it.
 
+pub(crate) mod driver;
+pub(crate) mod switch;
+
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
