@@ -202,7 +202,7 @@ mod tests {
             .filter(|entry| entry.type_ == XEN_HVM_MEMMAP_TYPE_RAM)
             .map(|entry| (entry.addr, entry.size))
             .collect();
-        assert_eq!(ram, [(0, 0xa_0000), (MIB, 15 * MIB)]);
+        assert_eq!(ram, [(0, LOW_MEMORY_END), (MIB, 15 * MIB)]);
         assert!(
             map.windows(2)
                 .all(|pair| pair[0].addr + pair[0].size <= pair[1].addr)

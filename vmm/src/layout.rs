@@ -12,8 +12,14 @@ pub(crate) const MEMORY_MAP: u64 = 0x7000;
 pub(crate) const CMDLINE: u64 = 0x2_0000;
 /// Octets that the command line may take, its final zero included.
 pub(crate) const CMDLINE_MAX: usize = 4096;
-/// End of conventional memory: the legacy video and firmware area begins here.
-pub(crate) const LOW_MEMORY_END: u64 = 0xa_0000;
+/// End of conventional memory: tables and the legacy video and firmware area begin here.
+pub(crate) const LOW_MEMORY_END: u64 = 0x9_d000;
+/// The multiprocessor table.
+pub(crate) const MP_TABLE: u64 = 0x9_d000;
+/// The pointer to it, in the last KiB of base memory, where kernels look for it.
+pub(crate) const MP_POINTER: u64 = 0x9_fc00;
+/// Processors whose APIC numbers, with that of the I/O APIC, fit 8 bits without the broadcast number.
+pub(crate) const MAX_VCPUS: u8 = 254;
 /// Where kernels may be loaded from.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest; PCI and the interrupt controllers own the rest.

@@ -11,6 +11,7 @@ mod error;
 mod kernel;
 mod layout;
 mod memory;
+mod mptable;
 mod report;
 mod stop;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use parking_lot::Mutex;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::boot;
+use crate::boot::{self, BootError};
 use crate::config::{MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, VmConfig};
 use crate::devices::bus::Bus;
 use crate::devices::net::Net;
@@ -23,8 +23,9 @@ use crate::devices::serial::{COM1_LINE, Console, Input, SerialPort};
 use crate::devices::virtio::{BAR_SPAN, VirtioFunction};
 use crate::error::{VmError, host, kvm};
 use crate::kernel;
-use crate::layout::{KVM_TSS, PCI_HOLE, PCI_MMIO};
+use crate::layout::{KVM_TSS, MAX_VCPUS, PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam};
+use crate::mptable;
 use crate::report::{BootTimes, MemoryUse, NicReport, Stopwatch, VmReport};
 use crate::stop::{StopHandle, StopReason};
 use crate::vcpu::Vcpus;
@@ -94,6 +95,7 @@ impl Vm {
 
         let vcpus = Vcpus::new(&kvm_fd, &vm, config.vcpus)?;
         vcpus.enter_at(kernel.entry)?;
+        mptable::write(&ram, config.vcpus).map_err(BootError::from)?;
         boot::write_start_info(&ram, &with_tsc_khz(config.cmdline, vcpus.tsc_khz()), initrd)?;
         boot.vcpus_us = watch.us();
 
@@ -188,8 +190,11 @@ impl Nic {
 fn check(config: &VmConfig) -> Result<(), VmError> {
     let refuse = |reason: String| Err(VmError::Config(reason));
     boot::check_cmdline(&config.cmdline)?;
-    if config.vcpus == 0 {
-        return refuse("a machine needs at least 1 virtual processor".to_owned());
+    if !(1..=MAX_VCPUS).contains(&config.vcpus) {
+        return refuse(format!(
+            "{} virtual processors are not between 1 and {MAX_VCPUS}",
+            config.vcpus
+        ));
     }
     if config.nics.len() > MAX_NICS {
         return refuse(format!(

@@ -172,7 +172,7 @@ fn impossible_machines_are_refused_before_anything_is_made() {
             vcpus: 0,
             ..config(&SPIN)
         })
-        .contains("at least 1")
+        .contains("not between 1 and")
     );
     assert!(
         refused(VmConfig {

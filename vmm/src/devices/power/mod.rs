@@ -1,4 +1,4 @@
-//! The ports by which a guest switches the machine off or resets it.
+//! The ports by which a guest switches the machine off or resets it, and what else kernels look for beside them.
 
 use crate::stop::StopReason;
 
@@ -10,6 +10,8 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 const I8042_DATA: u16 = 0x60;
 /// Keyboard controller command and status.
 const I8042_COMMAND: u16 = 0x64;
+/// CMOS data.
+const CMOS_DATA: u16 = 0x71;
 /// Pulse the processor's reset line.
 const I8042_RESET: u8 = 0xfe;
 /// PC reset control, part of the chipset's PCI host bridge.
@@ -29,9 +31,10 @@ pub(crate) fn write(port: u16, data: &[u8]) -> Option<StopReason> {
     }
 }
 
-/// Answers reads of the keyboard controller: an idle one without a keyboard. `false` for other ports.
+/// Answers reads of an idle keyboard controller without a keyboard, and of a CMOS without contents: as ones, both
+/// would seem busy, and kernels would wait for seconds. `false` for other ports.
 pub(crate) fn read(port: u16, data: &mut [u8]) -> bool {
-    let known = matches!(port, I8042_DATA | I8042_COMMAND);
+    let known = matches!(port, I8042_DATA | I8042_COMMAND | CMOS_DATA);
     if known {
         data.fill(0);
     }
