@@ -76,6 +76,22 @@ impl Burst {
         &self.frames
     }
 
+    /// A frame as it would go to a receiver unchanged; `None` if there is no such frame.
+    pub fn outgoing(&self, index: usize, flow_hash: u32) -> Option<Outgoing<'_>> {
+        let frame = self.frames.get(index)?;
+        let (head, tail) = match &frame.body {
+            Body::Owned(buffer) => (buffer.as_slice(), [].as_slice()),
+            Body::Shared { header, header_len, first, count } => {
+                let first = *first as usize;
+                (
+                    header.get(..usize::from(*header_len))?,
+                    self.segments.get(first..first + *count as usize)?,
+                )
+            }
+        };
+        Some(Outgoing { vnet: frame.vnet, len: frame.len, flow_hash, head, tail })
+    }
+
     /// A buffer of `len` zero octets, from the pool when it has one, to pass to [`Burst::push_owned`].
     pub fn buffer(&mut self, len: usize) -> Vec<u8> {
         self.pool.take(len)

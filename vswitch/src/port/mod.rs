@@ -14,6 +14,7 @@ use crate::frame::{Burst, Outgoing};
 
 pub mod endpoint;
 pub mod tap;
+pub mod vhost_user;
 
 /// A port's number in its switch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

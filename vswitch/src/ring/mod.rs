@@ -44,7 +44,6 @@ pub use fault::RingFault;
 use layout::Layout;
 pub use layout::RingAddresses;
 
-use crate::frame::Segment;
 use crate::memory::GuestMemory;
 
 /// The largest queue (virtio 1.2, 2.7).
@@ -136,7 +135,7 @@ struct Options {
 #[derive(Debug, Default)]
 struct Scratch {
     chains: Vec<transmit::Chain>,
-    plan: Vec<Segment>,
+    plan: scatter::Plan,
     heads: Vec<(u16, u32)>,
 }
 
@@ -160,6 +159,16 @@ impl SplitRing {
             taken: Vec::with_capacity(crate::frame::BURST),
             scratch: Scratch::default(),
         })
+    }
+
+    /// Goes on with the same ring at other addresses or in another memory; what was taken can still be completed.
+    pub fn relocate(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        addresses: &RingAddresses,
+    ) -> Result<(), RingFault> {
+        self.layout = Layout::resolve(memory, addresses, self.layout.size(), self.options.event_idx)?;
+        Ok(())
     }
 
     /// Entries.

@@ -32,7 +32,7 @@ impl SplitRing {
     /// Gathers chains into the plan until they hold the header and `len` octets.
     fn plan(&mut self, len: u32) -> Result<Result<(), Refusal>, RingFault> {
         let need = self.options.header_len as u64 + u64::from(len);
-        self.scratch.plan.clear();
+        self.scratch.plan.0.clear();
         self.scratch.heads.clear();
         let mut room = 0;
         while room < need {
@@ -45,7 +45,7 @@ impl SplitRing {
                 return Ok(Err(self.out_of_room(planned)));
             }
             let head = self.layout.avail_entry(entry);
-            let plan = &mut self.scratch.plan;
+            let plan = &mut self.scratch.plan.0;
             let chain = chain::walk(&self.layout, self.options.indirect, head, Access::Write, plan)?;
             if chain == 0 {
                 return Err(RingFault::EmptyBuffer);
@@ -72,7 +72,7 @@ impl SplitRing {
             ..frame.vnet
         };
         let raw = vnet.to_bytes();
-        let mut writer = scatter::Writer::new(&self.scratch.plan);
+        let mut writer = scatter::Writer::new(&self.scratch.plan.0);
         writer.write(&raw[..self.options.header_len.min(raw.len())]);
         let mut left = frame.len as usize;
         let head = frame.head.get(..left).unwrap_or(frame.head);

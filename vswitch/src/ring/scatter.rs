@@ -5,6 +5,14 @@
 
 use crate::frame::Segment;
 
+/// Buffers that a frame is going to be copied into.
+#[derive(Debug, Default)]
+pub(super) struct Plan(pub(super) Vec<Segment>);
+
+// SAFETY: segments are addresses in memory that is mapped for the whole process, so the thread does not matter; a plan is
+// made and used within one call, while its ring keeps that memory mapped.
+unsafe impl Send for Plan {}
+
 /// Fills segments of writable guest memory from their start.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {

@@ -1,0 +1,102 @@
+//! What the port offers to peers, and what an agreement means.
+
+use vhost::vhost_user::VhostUserProtocolFeatures as Protocol;
+
+use crate::port::Capabilities;
+use crate::ring::feature;
+
+/// The device takes frames with partial checksums (virtio 1.2, 5.1.3, as all of these).
+const CSUM: u64 = 1 << 0;
+/// The driver takes frames with partial checksums.
+const GUEST_CSUM: u64 = 1 << 1;
+/// The device's configuration has the largest packet size; the front end fills it in.
+const MTU: u64 = 1 << 3;
+/// The driver takes large TCP over IPv4, over IPv6, with ECN.
+const GUEST_TSO4: u64 = 1 << 7;
+const GUEST_TSO6: u64 = 1 << 8;
+const GUEST_ECN: u64 = 1 << 9;
+/// The device takes large TCP over IPv4, over IPv6, with ECN.
+const HOST_TSO4: u64 = 1 << 11;
+const HOST_TSO6: u64 = 1 << 12;
+const HOST_ECN: u64 = 1 << 13;
+/// The device has a link status and a control queue. Front ends serve both by themselves, but offer them to the guest
+/// only when the back end knows the bits.
+const STATUS: u64 = 1 << 16;
+const CTRL_VQ: u64 = 1 << 17;
+const CTRL_RX: u64 = 1 << 18;
+const CTRL_VLAN: u64 = 1 << 19;
+const CTRL_RX_EXTRA: u64 = 1 << 20;
+const CTRL_MAC_ADDR: u64 = 1 << 23;
+/// Several queue pairs.
+const MQ: u64 = 1 << 22;
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the vhost-user protocol's own features can be agreed on.
+pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// The driver takes large UDP over IPv4, over IPv6; the device takes large UDP.
+const GUEST_USO4: u64 = 1 << 54;
+const GUEST_USO6: u64 = 1 << 55;
+const HOST_USO: u64 = 1 << 56;
+
+/// Virtio features of a port with this many queue pairs.
+pub(super) const fn offered(queue_pairs: u16) -> u64 {
+    let offloads = CSUM
+        | GUEST_CSUM
+        | GUEST_TSO4
+        | GUEST_TSO6
+        | GUEST_ECN
+        | GUEST_USO4
+        | GUEST_USO6
+        | HOST_TSO4
+        | HOST_TSO6
+        | HOST_ECN
+        | HOST_USO;
+    let device = MTU | STATUS | CTRL_VQ | CTRL_RX | CTRL_VLAN | CTRL_RX_EXTRA | CTRL_MAC_ADDR;
+    let rings = feature::MRG_RXBUF
+        | feature::NOTIFY_ON_EMPTY
+        | feature::ANY_LAYOUT
+        | feature::INDIRECT_DESC
+        | feature::EVENT_IDX
+        | feature::VERSION_1
+        | feature::IN_ORDER;
+    let queues = if queue_pairs > 1 { MQ } else { 0 };
+    offloads | device | rings | queues | PROTOCOL_FEATURES
+}
+
+/// Protocol features.
+pub(super) const PROTOCOL: u64 = Protocol::MQ.bits()
+    | Protocol::REPLY_ACK.bits()
+    | Protocol::MTU.bits()
+    | Protocol::RESET_DEVICE.bits()
+    | Protocol::CONFIGURE_MEM_SLOTS.bits();
+
+/// The one that makes the peer wait for replies.
+pub(super) const REPLY_ACK: u64 = Protocol::REPLY_ACK.bits();
+
+/// What the driver takes without help, by the features agreed.
+pub(super) const fn capabilities(agreed: u64) -> Capabilities {
+    let checksum = agreed & GUEST_CSUM != 0;
+    Capabilities {
+        checksum,
+        tso4: checksum && agreed & GUEST_TSO4 != 0,
+        tso6: checksum && agreed & GUEST_TSO6 != 0,
+        uso4: checksum && agreed & GUEST_USO4 != 0,
+        uso6: checksum && agreed & GUEST_USO6 != 0,
+        ecn: checksum && agreed & GUEST_ECN != 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_without_checksums_gets_nothing_large() {
+        assert_eq!(capabilities(GUEST_TSO4 | GUEST_USO6), Capabilities::default());
+        let all = capabilities(offered(1));
+        assert!(all.checksum && all.tso4 && all.tso6 && all.uso4 && all.uso6 && all.ecn);
+    }
+
+    #[test]
+    fn several_queue_pairs_are_offered_only_where_there_are_some() {
+        assert_eq!(offered(2) & !offered(1), MQ);
+    }
+}

@@ -1,0 +1,279 @@
+//! One peer's session: what its requests do to the port.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::message::{self, MessageError, Request};
+use super::queue::{self, Kick};
+use super::{Shared, features};
+use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
+use crate::ring::{MAX_QUEUE_SIZE, RingFault};
+
+/// The smallest MTU (RFC 791).
+const MIN_MTU: u64 = 68;
+
+/// A peer's session. Dropping it stops and forgets all that the peer set up.
+pub(super) struct Session<'a> {
+    port: &'a Shared,
+    memory: Option<Arc<GuestMemory>>,
+    protocol: u64,
+}
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error("features {0:#x} were agreed on that were not offered")]
+    Features(u64),
+    #[error("protocol features {0:#x} were agreed on that were not offered")]
+    ProtocolFeatures(u64),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error("queue {index} does not exist: the port has {queues}")]
+    Queue { index: u32, queues: usize },
+    #[error("queue {index}: {fault}")]
+    Ring { index: usize, fault: RingFault },
+    #[error("queue {index} starts at {base}, which no split ring can")]
+    Base { index: usize, base: u32 },
+    #[error("queue {0} got a doorbell that is no eventfd")]
+    Bell(usize),
+    #[error("an MTU of {asked}: the port has {mtu}")]
+    Mtu { asked: u64, mtu: u16 },
+}
+
+impl SessionError {
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Self::Message(error) => error.label(),
+            Self::Features(_) => "features",
+            Self::ProtocolFeatures(_) => "protocol_features",
+            Self::Memory(_) => "memory_table",
+            Self::Queue { .. } => "queue_index",
+            Self::Ring { fault, .. } => fault.label(),
+            Self::Base { .. } => "queue_base",
+            Self::Bell(_) => "doorbell",
+            Self::Mtu { .. } => "mtu",
+        }
+    }
+}
+
+/// A request's answer: 8 octets of body, if it has one of its own.
+pub(super) type Answer = Result<Option<[u8; 8]>, SessionError>;
+
+impl<'a> Session<'a> {
+    pub(super) fn new(port: &'a Shared) -> Self {
+        Self {
+            port,
+            memory: None,
+            protocol: 0,
+        }
+    }
+
+    /// Whether a peer that asks for acknowledgements gets them.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.protocol & features::REPLY_ACK != 0
+    }
+
+    /// Does what a request asks for.
+    pub(super) fn handle(&mut self, request: Request) -> Answer {
+        match request {
+            Request::GetFeatures => return Ok(Some(number(features::offered(self.port.queue_pairs)))),
+            Request::GetProtocolFeatures => return Ok(Some(number(features::PROTOCOL))),
+            // Rings, not pairs: Rust's front ends read it so, and for those that read pairs it is no less than they need.
+            Request::GetQueueNum => return Ok(Some(number(self.port.queues.len() as u64))),
+            Request::GetMaxMemSlots => return Ok(Some(number(MAX_REGIONS as u64))),
+            Request::GetVringBase { index } => return self.get_base(index),
+            Request::SetOwner => {}
+            Request::SetFeatures(agreed) => self.set_features(agreed)?,
+            Request::SetProtocolFeatures(agreed) => self.set_protocol_features(agreed)?,
+            Request::ResetRings => self.reset_rings(),
+            Request::SetMemTable(table) => self.set_memory(GuestMemory::map(table)?)?,
+            Request::AddMemReg(spec, file) => {
+                let memory = self
+                    .memory
+                    .as_deref()
+                    .unwrap_or(&GuestMemory::default())
+                    .with_region(spec, file)?;
+                self.set_memory(memory)?;
+            }
+            Request::RemMemReg(spec) => {
+                let memory = self
+                    .memory
+                    .as_deref()
+                    .unwrap_or(&GuestMemory::default())
+                    .without_region(spec)?;
+                self.set_memory(memory)?;
+            }
+            Request::SetVringNum { index, size } => self.set_size(index, size)?,
+            Request::SetVringAddr { index, addresses } => {
+                let index = self.index(index)?;
+                self.port.queue(index).addresses = Some(addresses);
+                self.refresh(index)?;
+            }
+            Request::SetVringBase { index, base } => self.set_base(index, base)?,
+            Request::SetVringKick { index, file } => self.set_kick(index, file)?,
+            Request::SetVringCall { index, file } => self.set_call(index, file)?,
+            Request::SetVringErr { index, file } => {
+                let index = self.index(index)?;
+                let file = check(index, file)?;
+                self.port.queue(index).err = file;
+            }
+            Request::SetVringEnable { index, enable } => {
+                let index = self.index(index)?;
+                let mut queue = self.port.queue(index);
+                queue.enabled = enable;
+                self.port.settle(index, &mut queue);
+            }
+            Request::SetMtu(asked) => {
+                let mtu = self.port.mtu;
+                if !(MIN_MTU..=mtu.into()).contains(&asked) {
+                    return Err(SessionError::Mtu { asked, mtu });
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn index(&self, index: u32) -> Result<usize, SessionError> {
+        let queues = self.port.queues.len();
+        let known = usize::try_from(index).ok().filter(|index| *index < queues);
+        known.ok_or(SessionError::Queue { index, queues })
+    }
+
+    fn set_features(&mut self, agreed: u64) -> Result<(), SessionError> {
+        let unknown = agreed & !features::offered(self.port.queue_pairs);
+        if unknown != 0 {
+            return Err(SessionError::Features(unknown));
+        }
+        self.port.features.store(agreed, Ordering::Relaxed);
+        if agreed & features::PROTOCOL_FEATURES == 0 {
+            // Such a peer cannot enable rings one by one: they all are, from the start.
+            for index in 0..self.port.queues.len() {
+                let mut queue = self.port.queue(index);
+                queue.enabled = true;
+                self.port.settle(index, &mut queue);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_protocol_features(&mut self, agreed: u64) -> Result<(), SessionError> {
+        let unknown = agreed & !features::PROTOCOL;
+        if unknown != 0 {
+            return Err(SessionError::ProtocolFeatures(unknown));
+        }
+        self.protocol = agreed;
+        Ok(())
+    }
+
+    fn reset_rings(&mut self) {
+        for index in 0..self.port.queues.len() {
+            let mut queue = self.port.queue(index);
+            self.port.wait_for_worker(&mut queue);
+            queue.enabled = false;
+            self.port.stop(index, &mut queue);
+        }
+    }
+
+    /// Puts other memory in the place of the present one. Rings that are not in it stop.
+    fn set_memory(&mut self, memory: GuestMemory) -> Result<(), SessionError> {
+        let memory = Arc::new(memory);
+        self.memory = Some(Arc::clone(&memory));
+        let mut first = Ok(());
+        for index in 0..self.port.queues.len() {
+            if let Err(error) = self.refresh(index) {
+                first = first.and(Err(error));
+            }
+        }
+        first
+    }
+
+    /// Brings a ring in line with the memory and addresses that are now known: starts it, moves it or stops it.
+    fn refresh(&self, index: usize) -> Result<(), SessionError> {
+        let features = self.port.features.load(Ordering::Relaxed);
+        let mut queue = self.port.queue(index);
+        let result = match (&self.memory, queue.ring.is_some()) {
+            (Some(memory), true) => queue.relocate(memory),
+            (memory, _) => queue
+                .start(memory.as_ref(), features, index.is_multiple_of(2))
+                .map(|_started| ()),
+        };
+        if result.is_err() {
+            self.port.stop(index, &mut queue);
+        } else {
+            self.port.settle(index, &mut queue);
+        }
+        result.map_err(|fault| SessionError::Ring { index, fault })
+    }
+
+    fn set_size(&mut self, index: u32, size: u32) -> Result<(), SessionError> {
+        let index = self.index(index)?;
+        let fair = u16::try_from(size)
+            .ok()
+            .filter(|size| size.is_power_of_two() && *size <= MAX_QUEUE_SIZE);
+        let size = fair.ok_or(SessionError::Ring {
+            index,
+            fault: RingFault::Size(size),
+        })?;
+        self.port.queue(index).size = size;
+        Ok(())
+    }
+
+    fn set_base(&mut self, index: u32, base: u32) -> Result<(), SessionError> {
+        let index = self.index(index)?;
+        let base = u16::try_from(base).map_err(|_| SessionError::Base { index, base })?;
+        self.port.queue(index).base = base;
+        Ok(())
+    }
+
+    fn get_base(&mut self, index: u32) -> Answer {
+        let known = self.index(index)?;
+        let mut queue = self.port.queue(known);
+        self.port.wait_for_worker(&mut queue);
+        self.port.stop(known, &mut queue);
+        Ok(Some(message::vring_state(index, queue.base.into())))
+    }
+
+    fn set_kick(&mut self, index: u32, file: Option<File>) -> Result<(), SessionError> {
+        let index = self.index(index)?;
+        let file = check(index, file)?;
+        let mut queue = self.port.queue(index);
+        self.port.unwatch(&mut queue);
+        queue.kick = file.map_or(Kick::Poll, Kick::Event);
+        drop(queue);
+        self.refresh(index)
+    }
+
+    fn set_call(&mut self, index: u32, file: Option<File>) -> Result<(), SessionError> {
+        let index = self.index(index)?;
+        let file = check(index, file)?;
+        self.port.queue(index).call = file;
+        Ok(())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        for index in 0..self.port.queues.len() {
+            let mut queue = self.port.queue(index);
+            self.port.unwatch(&mut queue);
+            queue.reset();
+            self.port.settle(index, &mut queue);
+        }
+        self.port.features.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Lets nothing but an eventfd be a doorbell.
+fn check(index: usize, file: Option<File>) -> Result<Option<File>, SessionError> {
+    match file {
+        Some(file) if !queue::check_bell(&file) => Err(SessionError::Bell(index)),
+        file => Ok(file),
+    }
+}
+
+fn number(number: u64) -> [u8; 8] {
+    number.to_ne_bytes()
+}
