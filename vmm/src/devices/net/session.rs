@@ -226,11 +226,11 @@ impl Session {
         self.exchange("size a ring", |front_end| {
             front_end.set_vring_num(index, ring.size)
         })?;
-        self.exchange("place a ring", |front_end| {
-            front_end.set_vring_addr(index, &config)
-        })?;
         self.exchange("position a ring", |front_end| {
             front_end.set_vring_base(index, base)
+        })?;
+        self.exchange("place a ring", |front_end| {
+            front_end.set_vring_addr(index, &config)
         })?;
         self.exchange("take a call doorbell", |front_end| {
             front_end.set_vring_call(index, &ring.call)
