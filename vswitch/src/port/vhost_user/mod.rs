@@ -449,19 +449,25 @@ impl Shared {
         }
     }
 
+    /// Counts a refusal, and keeps its reason for people.
+    fn refuse(&self, kind: &'static str, reason: String) {
+        let mut status = self.status.lock();
+        *status.refusals.entry(kind).or_default() += 1;
+        status.last_error = Some(reason);
+    }
+
     /// After work on a ring: stops it if it broke the rules, and lets the peer go if its memory vanished.
     fn check(&self, index: usize, queue: &mut Queue) {
         let Some(ring) = &queue.ring else { return };
-        if let Some(fault) = ring.fault() {
-            self.count(fault.label(), 1);
-            self.status.lock().last_error = Some(format!("queue {index} stopped: {fault}"));
+        if ring.memory().is_lost() {
+            self.hang_up.store(true, Ordering::Release);
+            let _ = self.event.write(1);
+            self.stop(index, queue);
+        } else if let Some(fault) = ring.fault() {
+            self.refuse(fault.label(), format!("queue {index} stopped: {fault}"));
             if let Some(err) = &queue.err {
                 queue::ring_bell(err);
             }
-            self.stop(index, queue);
-        } else if ring.memory().is_lost() {
-            self.hang_up.store(true, Ordering::Release);
-            let _ = self.event.write(1);
             self.stop(index, queue);
         }
     }
@@ -500,9 +506,10 @@ impl Shared {
             match waker.watch(fd) {
                 Ok(()) => queue.watched = true,
                 Err(error) => {
-                    self.count("kick_unwatchable", 1);
-                    self.status.lock().last_error =
-                        Some(format!("queue {index}: its kick cannot be watched: {error}"));
+                    self.refuse(
+                        "kick_unwatchable",
+                        format!("queue {index}: its kick cannot be watched: {error}"),
+                    );
                 }
             }
         }

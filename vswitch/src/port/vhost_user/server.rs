@@ -70,8 +70,7 @@ pub(super) fn serve(port: &Shared, stream: UnixStream) -> End {
     port.hang_up.store(false, Ordering::Release);
     let end = converse(port, stream);
     if let Some(label) = end.label() {
-        port.count(label, 1);
-        port.status.lock().last_error = Some(end.to_string());
+        port.refuse(label, end.to_string());
     }
     end
 }
@@ -125,8 +124,7 @@ fn answer(
         Ok(None) if wants_ack => wire.reply(header.code, 0u64.to_ne_bytes())?,
         Ok(None) => {}
         Err(error) if wants_ack => {
-            port.count(error.label(), 1);
-            port.status.lock().last_error = Some(error.to_string());
+            port.refuse(error.label(), error.to_string());
             wire.reply(header.code, 1u64.to_ne_bytes())?;
         }
         Err(error) => return Err(error.into()),
