@@ -12,11 +12,13 @@
 
 use core::fmt;
 use core::str::FromStr;
+use core::time::Duration;
 
 use offload::FrameMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::Instant;
+use crate::rules::RuleMatch;
 
 /// The owner's name for a frame; never given twice in a filter's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -89,7 +91,8 @@ pub enum ReleaseCause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropCause {
-    /// A rule says so.
+    /// A rule says so. Also when rules that may drop are in force and the frame carries other octets than were judged
+    /// for the same place in its stream.
     Rule,
     /// The flow was reset by a rule before.
     FlowReset,
@@ -117,6 +120,12 @@ pub trait Filter: Send {
 
     /// What it has counted so far.
     fn counters(&self) -> FilterCounters;
+
+    /// Moves the most recent rule matches, at most some hundreds of them, to the end of `matches`. Filters
+    /// without rules have none.
+    fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {
+        let _ = matches;
+    }
 }
 
 /// What a filter has counted since it was made.
@@ -142,8 +151,12 @@ pub struct FilterCounters {
     pub dropped: u64,
     /// Flows reset.
     pub resets: u64,
-    /// Frames forwarded without judgement because a cap was met (fail open).
+    /// Frames forwarded that could not be judged in their stream's context, because a cap was met or they were cut into
+    /// IP fragments (fail open).
     pub failed_open: u64,
+    /// Frames that carried other octets than were judged for the same place in their stream.
+    #[serde(default)]
+    pub conflicts: u64,
 }
 
 /// A filter's named behaviour.
@@ -172,6 +185,24 @@ impl Profile {
             Self::Hold => "hold",
             Self::Serialize => "serialize",
         }
+    }
+
+    /// The longest that the profile holds a frame unless told otherwise; `None` when it never holds.
+    ///
+    /// `hold`: 50 ms, below the shortest retransmission time-out in use (200 ms) and about what store-and-forward
+    /// inspection costs. `serialize`: 1 s, so that no delayed acknowledgement (200 ms at most, 500 ms by RFC 9293,
+    /// 3.8.6.3) is cut short by it.
+    pub const fn default_deadline(self) -> Option<Duration> {
+        match self {
+            Self::Off | Self::Inspect => None,
+            Self::Hold => Some(Duration::from_millis(50)),
+            Self::Serialize => Some(Duration::from_secs(1)),
+        }
+    }
+
+    /// Whether the profile may hold a frame.
+    pub const fn holds(self) -> bool {
+        self.default_deadline().is_some()
     }
 }
 

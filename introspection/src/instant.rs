@@ -3,8 +3,11 @@
 use core::ops::Sub;
 use core::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Nanoseconds on a monotonic clock of the caller's choice. This crate never reads a clock itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Instant(pub u64);
 
 impl Instant {

@@ -4,11 +4,22 @@
 //! owns a frame.
 
 mod filter;
+pub mod flow;
 mod instant;
+mod profile;
+pub mod rules;
+mod seq;
 pub mod stage;
+pub mod stall;
+mod stream;
+#[cfg(test)]
+mod testing;
 
 pub use filter::{
     Action, Direction, DropCause, Filter, FilterCounters, FrameId, FrameRef, Needs, ParseProfileError,
     Profile, ReleaseCause,
 };
+pub use flow::{Endpoint, FlowKey};
 pub use instant::Instant;
+pub use profile::{Caps, FilterOptions, build};
+pub use rules::{Rule, RuleAction, RuleError, RuleFile, RuleMatch, RuleProtocol, RuleSet};

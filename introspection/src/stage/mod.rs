@@ -1,8 +1,11 @@
 //! Where a frame's time in the switch goes.
 
+mod histograms;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Instant;
+pub use histograms::{Distribution, StageDistributions, StageHistograms, StageSummary};
 
 /// The steps that a frame's residence time is split into, in the order in which a frame meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -35,6 +38,19 @@ impl Stage {
         Self::Copy,
         Self::Notify,
     ];
+
+    /// The stage's name in JSON and on labels.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Doorbell => "doorbell",
+            Self::QueueWait => "queue_wait",
+            Self::Parse => "parse",
+            Self::Filter => "filter",
+            Self::Hold => "hold",
+            Self::Copy => "copy",
+            Self::Notify => "notify",
+        }
+    }
 }
 
 /// When a frame (or a burst that moves together) passed each stage. Each stage lasts from the stamp before it to

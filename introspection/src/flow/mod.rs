@@ -1,0 +1,7 @@
+//! Flows: how they are named, and the bounded table that keeps something for each.
+
+mod key;
+mod table;
+
+pub use key::{Endpoint, FlowKey};
+pub use table::{Activity, Evicted, FlowTable, Slot};

@@ -1,0 +1,111 @@
+//! Frames for tests.
+
+use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport, UdpMeta};
+
+/// A TCP segment between 192.0.2.1:4000 (the guest) and 192.0.2.2:80.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    to_guest: bool,
+    port: u16,
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    len: u32,
+}
+
+impl Segment {
+    /// An empty one that leaves the guest.
+    pub(crate) fn tx() -> Self {
+        Self {
+            to_guest: false,
+            port: 4000,
+            seq: 0,
+            ack: 0,
+            flags: TcpFlags::ACK,
+            len: 0,
+        }
+    }
+
+    /// An empty one that enters the guest.
+    pub(crate) fn rx() -> Self {
+        Self {
+            to_guest: true,
+            ..Self::tx()
+        }
+    }
+
+    /// With another port of the guest's.
+    pub(crate) fn port(self, port: u16) -> Self {
+        Self { port, ..self }
+    }
+
+    /// With payload.
+    pub(crate) fn data(self, seq: u32, len: u32) -> Self {
+        Self { seq, len, ..self }
+    }
+
+    /// With an acknowledgement number.
+    pub(crate) fn ack(self, ack: u32) -> Self {
+        Self { ack, ..self }
+    }
+
+    /// With exactly these flags.
+    pub(crate) fn flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+
+    /// Its metadata.
+    pub(crate) fn meta(self) -> FrameMeta {
+        let (guest, peer) = (self.port, 80);
+        let (src_port, dst_port) = if self.to_guest {
+            (peer, guest)
+        } else {
+            (guest, peer)
+        };
+        let transport = Transport::Tcp(TcpMeta {
+            src_port,
+            dst_port,
+            seq: self.seq,
+            ack: self.ack,
+            flags: TcpFlags(self.flags),
+            window: 65_000,
+            payload_offset: 54,
+            payload_len: self.len,
+        });
+        frame(self.to_guest, 6, transport, 54 + self.len)
+    }
+}
+
+/// A UDP datagram that leaves the guest for port 53.
+pub(crate) fn udp(payload: &[u8]) -> FrameMeta {
+    let len = payload.len() as u32;
+    let transport = Transport::Udp(UdpMeta {
+        src_port: 4000,
+        dst_port: 53,
+        payload_offset: 42,
+        payload_len: len,
+    });
+    frame(false, 17, transport, 42 + len)
+}
+
+fn frame(to_guest: bool, protocol: u8, transport: Transport, len: u32) -> FrameMeta {
+    let (guest, peer) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
+    let (src, dst) = if to_guest { (peer, guest) } else { (guest, peer) };
+    FrameMeta {
+        frame_len: len,
+        dst: MacAddr([2, 0, 0, 0, 0, 2]),
+        src: MacAddr([2, 0, 0, 0, 0, 1]),
+        vlan: None,
+        ethertype: 0x0800,
+        network_offset: 14,
+        network: Network::Ipv4(IpMeta {
+            src,
+            dst,
+            protocol,
+            fragment: false,
+            transport_offset: 34,
+            end: len,
+            transport,
+        }),
+    }
+}
