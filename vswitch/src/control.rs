@@ -297,6 +297,7 @@ pub fn mac_of_name(name: &str) -> MacAddr {
     let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
         (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3)
     });
-    let [a, b, c, d, e, ..] = hash.to_be_bytes();
-    MacAddr([0x02, a, b, c, d, e])
+    let mut mac = [0x02; 6];
+    mac[1..].copy_from_slice(&hash.to_be_bytes()[..5]);
+    MacAddr(mac)
 }

@@ -81,7 +81,12 @@ impl Burst {
         let frame = self.frames.get(index)?;
         let (head, tail) = match &frame.body {
             Body::Owned(buffer) => (buffer.as_slice(), [].as_slice()),
-            Body::Shared { header, header_len, first, count } => {
+            Body::Shared {
+                header,
+                header_len,
+                first,
+                count,
+            } => {
                 let first = *first as usize;
                 (
                     header.get(..usize::from(*header_len))?,
@@ -89,7 +94,13 @@ impl Burst {
                 )
             }
         };
-        Some(Outgoing { vnet: frame.vnet, len: frame.len, flow_hash, head, tail })
+        Some(Outgoing {
+            vnet: frame.vnet,
+            len: frame.len,
+            flow_hash,
+            head,
+            tail,
+        })
     }
 
     /// A buffer of `len` zero octets, from the pool when it has one, to pass to [`Burst::push_owned`].

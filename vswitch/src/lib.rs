@@ -1,11 +1,20 @@
 //! A userspace virtual switch whose ports are vhost-user sockets, taps and endpoints.
 
+pub mod capture;
+pub mod clock;
 pub mod control;
 pub mod counters;
+mod egress;
 pub mod frame;
 pub mod guard;
 pub mod memory;
+mod packet;
 pub mod port;
+mod probe;
 pub mod ring;
+mod switch;
 pub mod table;
 pub mod vlan;
+mod worker;
+
+pub use switch::{MAX_PORTS, Switch};

@@ -1,0 +1,182 @@
+//! VMs that someone else started: stock Debian kernels in QEMU on `enlight switch run`.
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use support::daemon::Daemon;
+use support::guest::{Guest, Nic};
+use support::image::{Image, image};
+use support::{host, program, skip};
+
+/// What QEMU is told to take every offload away from a guest.
+const NO_OFFLOAD: &str = ",csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
+                          host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mrg_rxbuf=off";
+
+fn image_or_skip(test: &str) -> Option<Image> {
+    image().map_err(|reason| skip(test, &reason)).ok()
+}
+
+fn guest(image: &Image, name: &str, host: u8, socket: &Path, features: &str) -> Guest {
+    Guest::start(image, name, host, Nic::VhostUser { socket, features })
+}
+
+/// Runs iperf3 from `client` to `server` and gives its report.
+fn iperf(client: &mut Guest, server: &mut Guest, to: &str, options: &str) -> Value {
+    server.run("iperf3 -s -1 -D; sleep 1");
+    let command = format!("iperf3 -c {to} -J {options}");
+    let (status, output) = client.try_run(&command, Duration::from_secs(60));
+    let report = output.find('{').map_or("", |at| &output[at..]);
+    let report: Value = serde_json::from_str(report).unwrap_or_else(|error| panic!("{command}: {error}\n{output}"));
+    assert_eq!(status, "0", "{command}: {output}");
+    report
+}
+
+fn retransmits(report: &Value) -> u64 {
+    report["end"]["sum_sent"]["retransmits"].as_u64().expect("a retransmission count")
+}
+
+fn no_drops(daemon: &Daemon, port: &str) {
+    let stats = daemon.port_stats(port);
+    for side in ["tx_dropped", "rx_dropped"] {
+        let dropped = stats[side].as_object().expect("drops by reason");
+        // Frames for a neighbour that was not there yet have nobody to go to.
+        let others: Vec<_> = dropped.iter().filter(|(reason, _)| *reason != "port_down").collect();
+        assert!(others.is_empty(), "{port} {side}: {others:?}");
+    }
+}
+
+#[test]
+fn debian_guests_exchange_tcp_at_full_offload() {
+    let Some(image) = image_or_skip("debian_guests_exchange_tcp_at_full_offload") else { return };
+    let daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let mut a = guest(&image, "a", 1, &v0, "");
+    let mut b = guest(&image, "b", 2, &v1, "");
+    a.run("ping -c 3 -i 0.2 192.0.2.2");
+    b.run("ping -6 -c 3 -i 0.2 2001:db8::1");
+    for side in [&mut a, &mut b] {
+        let features = side.run("ethtool -k eth0");
+        for feature in ["tcp-segmentation-offload: on", "tx-checksumming: on", "rx-checksumming: on", "scatter-gather: on"] {
+            assert!(features.contains(feature), "{feature} is missing:\n{features}");
+        }
+    }
+    for (to, more) in [("192.0.2.2", "-t 2"), ("192.0.2.2", "-R -t 2"), ("2001:db8::2", "-t 2")] {
+        let report = iperf(&mut a, &mut b, to, more);
+        assert_eq!(retransmits(&report), 0, "iperf3 {to} {more}");
+    }
+    no_drops(&daemon, "v0");
+    no_drops(&daemon, "v1");
+    for port in ["v0", "v1"] {
+        let stats = daemon.port_stats(port);
+        assert_eq!(stats["segmented"], 0, "large frames pass whole");
+        assert_eq!(stats["checksummed"], 0, "checksums are left to the guests");
+    }
+    let octets = daemon.port_stats("v0")["tx_octets"].as_u64().expect("a counter");
+    let frames = daemon.port_stats("v0")["tx_frames"].as_u64().expect("a counter");
+    assert!(octets / frames > 1600, "{octets} octets in {frames} frames: large sends do not pass whole");
+}
+
+#[test]
+fn a_guest_without_offloads_talks_to_one_with_all() {
+    let test = "a_guest_without_offloads_talks_to_one_with_all";
+    let Some(image) = image_or_skip(test) else { return };
+    if program("tshark").is_none() {
+        return skip(test, "tshark is not installed: run `cargo xtask setup` as root");
+    }
+    let daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let mut plain = guest(&image, "plain", 1, &v0, NO_OFFLOAD);
+    let mut able = guest(&image, "able", 2, &v1, "");
+    let features = plain.run("ethtool -k eth0");
+    assert!(features.contains("tcp-segmentation-offload: off"), "{features}");
+    let capture = daemon.path("plain.pcapng");
+    let file = capture.display().to_string();
+    let mut recorder =
+        daemon.command(&["capture", "v0", "-w", &file, "--seconds", "600"]).spawn().expect("the capture starts");
+    plain.run("ping -c 2 -i 0.2 192.0.2.2");
+    for (to, more) in [("192.0.2.2", "-n 8M"), ("192.0.2.2", "-R -n 8M"), ("2001:db8::2", "-R -n 8M")] {
+        let report = iperf(&mut plain, &mut able, to, more);
+        assert_eq!(retransmits(&report), 0, "iperf3 {to} {more}");
+    }
+    host(&format!("kill -INT {}", recorder.id()));
+    recorder.wait().expect("the capture ends");
+    let check = "-o ip.check_checksum:TRUE -o tcp.check_checksum:TRUE -o udp.check_checksum:TRUE";
+    let count = |filter: &str| {
+        let output = host(&format!("tshark -r {file} {check} -Y '{filter}' 2>/dev/null | wc -l"));
+        output.trim().parse::<u64>().expect("a count")
+    };
+    assert!(count("tcp") > 10_000, "the capture has the transfers");
+    assert_eq!(count("tcp.checksum.status == \"Bad\" || ip.checksum.status == \"Bad\""), 0);
+    assert_eq!(count("frame.len > 1514"), 0, "none is over the MTU");
+    let stats = daemon.port_stats("v0");
+    assert!(stats["segmented"].as_u64().expect("a counter") > 100, "the switch cuts for the plain guest: {stats}");
+    no_drops(&daemon, "v0");
+    no_drops(&daemon, "v1");
+}
+
+#[test]
+fn guests_come_back_after_either_side_restarts() {
+    let Some(image) = image_or_skip("guests_come_back_after_either_side_restarts") else { return };
+    let mut daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let mut a = guest(&image, "a", 1, &v0, "");
+    let mut b = guest(&image, "b", 2, &v1, "");
+    a.run("ping -c 2 -i 0.2 192.0.2.2");
+    // The switch restarts; the guests' QEMUs connect anew to the same sockets.
+    daemon.restart();
+    daemon.vhost_port("v0");
+    daemon.vhost_port("v1");
+    a.run("ping -c 40 -i 0.2 -w 30 192.0.2.2 | tail -n 5; ping -c 2 -i 0.2 192.0.2.2");
+    let report = iperf(&mut a, &mut b, "192.0.2.2", "-n 8M");
+    assert_eq!(retransmits(&report), 0);
+    // A guest is killed and another one takes its place.
+    drop(b);
+    let mut again = guest(&image, "b again", 2, &v1, "");
+    again.run("ping -c 2 -i 0.2 192.0.2.1");
+    let report = iperf(&mut again, &mut a, "192.0.2.1", "-n 8M");
+    assert_eq!(retransmits(&report), 0);
+}
+
+/// TCP segments that a guest sent again so far, loss probes left out: those are its answer to a late acknowledgement,
+/// and a filter that holds frames makes acknowledgements late.
+fn lost_segments(guest: &mut Guest) -> i64 {
+    let again = guest.run("awk '$1 == \"Tcp:\" { line = $13 } END { print line }' /proc/net/snmp");
+    let probes = guest.run(
+        "awk '$1 == \"TcpExt:\" { if (!n) { for (i = 1; i <= NF; i++) if ($i == \"TCPLossProbes\") n = i } else print $n }' \
+         /proc/net/netstat",
+    );
+    let number = |text: &str| text.trim().parse::<i64>().unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    number(&again) - number(&probes)
+}
+
+#[test]
+fn filters_toggle_a_hundred_times_under_a_hashed_stream() {
+    let Some(image) = image_or_skip("filters_toggle_a_hundred_times_under_a_hashed_stream") else { return };
+    let daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let mut sender = guest(&image, "sender", 1, &v0, "");
+    let mut receiver = guest(&image, "receiver", 2, &v1, "");
+    receiver.run("(nc -l -p 5001 | md5sum >/tmp/sum) & sleep 1");
+    sender.run("dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null; : >/tmp/rounds");
+    sender.run(
+        "(while [ ! -e /tmp/stop ]; do cat /tmp/data; echo >>/tmp/rounds; done | nc 192.0.2.2 5001; : >/tmp/closed) & sleep 1",
+    );
+    for _ in 0..100 {
+        daemon.cli(&["filter", "set", "v0", "serialize"]);
+        daemon.cli(&["filter", "off", "v0"]);
+    }
+    sender.run(": >/tmp/stop; while [ ! -e /tmp/closed ]; do sleep 0.1; done");
+    let sent = sender.run("for round in $(cat -n /tmp/rounds); do cat /tmp/data; done | md5sum");
+    let got = receiver.run("while [ ! -s /tmp/sum ]; do sleep 0.1; done; cat /tmp/sum");
+    assert!(sender.run("wc -l </tmp/rounds").trim().parse::<u32>().expect("a count") > 1);
+    assert_eq!(sent.trim(), got.trim(), "the bytes arrive as they were sent");
+    let filters = daemon.cli(&["filter", "show"]);
+    assert!(filters.to_string().contains("\"changes\":200"), "{filters}");
+    for port in ["v0", "v1"] {
+        no_drops(&daemon, port);
+    }
+    assert_eq!(lost_segments(&mut sender), 0);
+}

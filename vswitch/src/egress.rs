@@ -1,0 +1,419 @@
+//! The last step of a frame: into the receiver's hands, in a form that it takes.
+//!
+//! A frame that the receiver takes as it is goes straight from the sender's pages into the receiver's. One whose VLAN
+//! tag has to change gets a new header and the same rest. What the receiver cannot do (checksums, large sends) is
+//! done here on a private copy.
+//!
+//! A receiver without buffers gets a bounded backlog, which keeps order: while it is not empty, everything new
+//! goes behind it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+use offload::{Checksum, FrameMeta, Offloads, Segmenter, VnetHeader, checksum};
+use parking_lot::MutexGuard;
+
+use crate::counters::{DropReason, PortCounters};
+use crate::frame::{BURST, HEADER_COPY, Outgoing};
+use crate::packet::{Arena, Packet, fits};
+use crate::port::{Backend, Capabilities, Refusal};
+use crate::switch::Port;
+use crate::vlan::{self, Shift, TagForm};
+
+/// Octets kept for a receiver that takes none: two windows of a fast TCP flow.
+const BACKLOG_OCTETS: usize = 8 << 20;
+/// Frames kept for it.
+const BACKLOG_FRAMES: usize = 8192;
+
+/// Frames that wait for a receiver.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    frames: VecDeque<Kept>,
+    octets: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    vnet: VnetHeader,
+    flow_hash: u32,
+    octets: Vec<u8>,
+}
+
+/// Buffers for frames that have to change on their way out; used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    plans: Vec<Plan>,
+    headers: Vec<Header>,
+    buffers: Buffers,
+}
+
+/// Private copies of frames that are changed in software.
+#[derive(Debug, Default)]
+struct Buffers {
+    frame: Vec<u8>,
+    segments: Vec<u8>,
+}
+
+/// A receiver that is being delivered to.
+struct Line<'a> {
+    port: &'a Port,
+    can: Capabilities,
+    backlog: MutexGuard<'a, Backlog>,
+}
+
+/// A packet's first octets with another tag.
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    octets: [u8; HEADER_COPY + vlan::TAG_LEN],
+    len: usize,
+}
+
+/// What has to be done to a packet for one receiver.
+#[derive(Clone, Copy, Debug)]
+enum Plan {
+    AsIs,
+    /// Header number so-and-so replaces the first octets.
+    Retag {
+        header: usize,
+        vnet: VnetHeader,
+        len: u32,
+    },
+    Rewrite(TagForm),
+    Discard(DropReason),
+}
+
+type Run<'a> = ArrayVec<Outgoing<'a>, BURST>;
+
+/// Delivers packets to a port, in order.
+pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &mut Scratch) {
+    let can = port.backend.capabilities();
+    plan(port, packets, arena, can, scratch);
+    let Scratch {
+        plans,
+        headers,
+        buffers,
+    } = scratch;
+    let mut line = Line {
+        port,
+        can,
+        backlog: port.backlog.lock(),
+    };
+    let mut run = Run::new();
+    for (packet, plan) in packets.iter().zip(plans.iter()) {
+        match *plan {
+            Plan::AsIs => run.push(Outgoing {
+                vnet: header_for(packet.offloads, &packet.meta, can),
+                len: packet.meta.frame_len,
+                flow_hash: packet.flow_hash(),
+                head: arena.head(packet.octets),
+                tail: arena.tail(packet.octets),
+            }),
+            Plan::Retag { header, vnet, len } => run.push(Outgoing {
+                vnet,
+                len,
+                flow_hash: packet.flow_hash(),
+                head: headers.get(header).map_or(&[], Header::octets),
+                tail: arena.tail(packet.octets),
+            }),
+            Plan::Discard(reason) => port.counters.drop_rx(reason),
+            Plan::Rewrite(form) => {
+                line.offer(&run);
+                run.clear();
+                line.rewrite(packet, form, arena, buffers);
+            }
+        }
+        if run.is_full() {
+            line.offer(&run);
+            run.clear();
+        }
+    }
+    line.offer(&run);
+    port.has_backlog
+        .store(!line.backlog.frames.is_empty(), Ordering::Release);
+}
+
+/// Tries to empty a port's backlog. True when frames moved.
+pub(crate) fn drain(port: &Port) -> bool {
+    let mut backlog = port.backlog.lock();
+    let before = backlog.frames.len();
+    backlog.drain(port.backend.as_ref(), &port.counters);
+    port.has_backlog
+        .store(!backlog.frames.is_empty(), Ordering::Release);
+    backlog.frames.len() < before
+}
+
+/// Frames in a port's backlog.
+pub(crate) fn backlog_len(port: &Port) -> usize {
+    port.backlog.lock().frames.len()
+}
+
+/// Decides what each packet needs.
+fn plan(port: &Port, packets: &[Packet], arena: &Arena, can: Capabilities, scratch: &mut Scratch) {
+    scratch.plans.clear();
+    scratch.headers.clear();
+    for packet in packets {
+        let plan = plan_one(port, packet, arena, can, &mut scratch.headers);
+        scratch.plans.push(plan);
+    }
+}
+
+fn plan_one(
+    port: &Port,
+    packet: &Packet,
+    arena: &Arena,
+    can: Capabilities,
+    headers: &mut Vec<Header>,
+) -> Plan {
+    let Some(form) = port.vlans.egress(packet.vlan) else {
+        return Plan::Discard(DropReason::Vlan);
+    };
+    let ip_len = packet
+        .offloads
+        .max_segment_len(&packet.meta)
+        .saturating_sub(u32::from(packet.meta.network_offset));
+    if ip_len > u32::from(port.mtu) {
+        return Plan::Discard(DropReason::Oversize);
+    }
+    if !fits(&packet.offloads, &packet.meta, can) {
+        return Plan::Rewrite(form);
+    }
+    if form.fits(packet.meta.vlan) {
+        return Plan::AsIs;
+    }
+    let mut header = Header {
+        octets: [0; HEADER_COPY + vlan::TAG_LEN],
+        len: 0,
+    };
+    let Some(len) = form.rewrite(arena.head(packet.octets), packet.meta.vlan, &mut header.octets) else {
+        // All of the frame is private, and longer than a header.
+        return Plan::Rewrite(form);
+    };
+    header.len = len;
+    headers.push(header);
+    let shift = form.shift(packet.meta.vlan);
+    Plan::Retag {
+        header: headers.len() - 1,
+        vnet: shifted(header_for(packet.offloads, &packet.meta, can), shift),
+        len: shift.len(packet.meta.frame_len),
+    }
+}
+
+/// The virtio-net header towards a receiver. One without checksum offload must not be told that a checksum is valid
+/// (virtio 1.2, 5.1.6.4.1).
+fn header_for(mut offloads: Offloads, meta: &FrameMeta, can: Capabilities) -> VnetHeader {
+    if !can.checksum && offloads.checksum == Checksum::Valid {
+        offloads.checksum = Checksum::Complete;
+    }
+    offloads.to_header(meta)
+}
+
+/// A virtio-net header for a frame whose headers moved.
+fn shifted(vnet: VnetHeader, shift: Shift) -> VnetHeader {
+    let partial = vnet.flags & VnetHeader::NEEDS_CSUM != 0;
+    VnetHeader {
+        csum_start: if partial {
+            shift.offset(vnet.csum_start)
+        } else {
+            vnet.csum_start
+        },
+        hdr_len: if vnet.hdr_len == 0 {
+            0
+        } else {
+            shift.offset(vnet.hdr_len)
+        },
+        ..vnet
+    }
+}
+
+impl Line<'_> {
+    /// Does in software, on a private copy, what the receiver cannot do, and offers the result.
+    fn rewrite(&mut self, packet: &Packet, form: TagForm, arena: &Arena, buffers: &mut Buffers) {
+        if let Err(reason) = self.try_rewrite(packet, form, arena, buffers) {
+            self.port.counters.drop_rx(reason);
+        }
+    }
+
+    fn try_rewrite(
+        &mut self,
+        packet: &Packet,
+        form: TagForm,
+        arena: &Arena,
+        buffers: &mut Buffers,
+    ) -> Result<(), DropReason> {
+        let Buffers { frame, segments } = buffers;
+        gather(packet, form, arena, frame).ok_or(DropReason::BadLength)?;
+        let meta = offload::parse(frame, frame.len()).map_err(|_| DropReason::BadLength)?;
+        let mut offloads = packet.offloads;
+        if let Checksum::Partial { start, .. } = &mut offloads.checksum {
+            *start = form.shift(packet.meta.vlan).offset(*start);
+        }
+        let flow_hash = packet.flow_hash();
+        if let Some(gso) = offloads.gso.filter(|_| !fits(&offloads, &meta, self.can)) {
+            let segmenter = Segmenter::new(frame, &meta, gso).map_err(|_| DropReason::BadOffload)?;
+            PortCounters::add(&self.port.counters.segmented, 1);
+            self.cut(segmenter, segments, flow_hash);
+            return Ok(());
+        }
+        if !self.can.checksum && matches!(offloads.checksum, Checksum::Partial { .. }) {
+            checksum::finish(frame, &offloads).map_err(|_| DropReason::BadOffload)?;
+            PortCounters::add(&self.port.counters.checksummed, 1);
+            offloads.checksum = Checksum::Complete;
+        }
+        let vnet = header_for(offloads, &meta, self.can);
+        self.offer(&[Outgoing {
+            vnet,
+            len: frame.len() as u32,
+            flow_hash,
+            head: frame,
+            tail: &[],
+        }]);
+        Ok(())
+    }
+
+    /// Cuts a large send and offers its segments.
+    fn cut(&mut self, mut segmenter: Segmenter<'_>, segments: &mut Vec<u8>, flow_hash: u32) {
+        loop {
+            segments.clear();
+            let mut ends = ArrayVec::<usize, BURST>::new();
+            while let Some(len) = segmenter.next_len().filter(|_| !ends.is_full()) {
+                let start = segments.len();
+                segments.resize(start + len, 0);
+                if segmenter.next_into(&mut segments[start..]).is_none() {
+                    segments.truncate(start);
+                    break;
+                }
+                ends.push(start + len);
+            }
+            if ends.is_empty() {
+                return;
+            }
+            let mut start = 0;
+            let mut run = Run::new();
+            for end in ends {
+                let head = segments.get(start..end).unwrap_or(&[]);
+                run.push(Outgoing {
+                    vnet: VnetHeader::default(),
+                    len: head.len() as u32,
+                    flow_hash,
+                    head,
+                    tail: &[],
+                });
+                start = end;
+            }
+            self.offer(&run);
+        }
+    }
+
+    /// Gives frames to the receiver, or keeps them for it.
+    fn offer(&mut self, frames: &[Outgoing<'_>]) {
+        let Self { port, backlog, .. } = self;
+        if !backlog.frames.is_empty() {
+            backlog.drain(port.backend.as_ref(), &port.counters);
+        }
+        let mut rest = frames;
+        while !rest.is_empty() && backlog.frames.is_empty() {
+            let delivery = port.backend.deliver(rest);
+            let (accepted, left) = rest.split_at(delivery.accepted.min(rest.len()));
+            count(&port.counters, accepted.iter().map(|frame| frame.len));
+            rest = left;
+            match delivery.refusal {
+                None => return,
+                Some(Refusal::Full) => break,
+                Some(Refusal::Drop(reason)) => {
+                    port.counters.drop_rx(reason);
+                    rest = rest.get(1..).unwrap_or(&[]);
+                }
+            }
+        }
+        for frame in rest {
+            backlog.keep(frame, &port.counters);
+        }
+    }
+}
+
+/// Copies a whole packet into `frame`, in this form.
+fn gather(packet: &Packet, form: TagForm, arena: &Arena, frame: &mut Vec<u8>) -> Option<()> {
+    let head = arena.head(packet.octets);
+    frame.clear();
+    frame.resize(head.len() + vlan::TAG_LEN, 0);
+    let len = form.rewrite(head, packet.meta.vlan, frame)?;
+    frame.truncate(len);
+    for segment in arena.tail(packet.octets) {
+        crate::packet::append(*segment, segment.len as usize, frame);
+    }
+    Some(())
+}
+
+fn count(counters: &PortCounters, lens: impl Iterator<Item = u32>) {
+    let (frames, octets) = lens.fold((0, 0), |(frames, octets), len| {
+        (frames + 1, octets + u64::from(len))
+    });
+    if frames > 0 {
+        PortCounters::add(&counters.rx_frames, frames);
+        PortCounters::add(&counters.rx_octets, octets);
+    }
+}
+
+impl Backlog {
+    fn keep(&mut self, frame: &Outgoing<'_>, counters: &PortCounters) {
+        if self.frames.len() >= BACKLOG_FRAMES || self.octets + frame.len as usize > BACKLOG_OCTETS {
+            return counters.drop_rx(DropReason::ReceiverFull);
+        }
+        let mut octets = Vec::with_capacity(frame.len as usize);
+        octets.extend_from_slice(frame.head);
+        for segment in frame.tail {
+            crate::packet::append(*segment, segment.len as usize, &mut octets);
+        }
+        self.octets += octets.len();
+        self.frames.push_back(Kept {
+            vnet: frame.vnet,
+            flow_hash: frame.flow_hash,
+            octets,
+        });
+        PortCounters::add(&counters.backlogged, 1);
+    }
+
+    fn drain(&mut self, backend: &dyn Backend, counters: &PortCounters) {
+        while !self.frames.is_empty() {
+            let run: Run<'_> = self.frames.iter().take(BURST).map(Kept::outgoing).collect();
+            let delivery = backend.deliver(&run);
+            let accepted = delivery.accepted.min(run.len());
+            count(counters, run.iter().take(accepted).map(|frame| frame.len));
+            drop(run);
+            self.forget(accepted);
+            match delivery.refusal {
+                None => {}
+                Some(Refusal::Full) => return,
+                Some(Refusal::Drop(reason)) => {
+                    counters.drop_rx(reason);
+                    self.forget(1);
+                }
+            }
+        }
+    }
+
+    fn forget(&mut self, frames: usize) {
+        for kept in self.frames.drain(..frames.min(self.frames.len())) {
+            self.octets -= kept.octets.len();
+        }
+    }
+}
+
+impl Header {
+    fn octets(&self) -> &[u8] {
+        self.octets.get(..self.len).unwrap_or(&self.octets)
+    }
+}
+
+impl Kept {
+    fn outgoing(&self) -> Outgoing<'_> {
+        Outgoing {
+            vnet: self.vnet,
+            len: self.octets.len() as u32,
+            flow_hash: self.flow_hash,
+            head: &self.octets,
+            tail: &[],
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! A frame with everything that the switch knows of it, and where its octets are.
+//!
+//! This module reads memory that guests share with the switch, which is why it may use `unsafe`. It only ever
+//! copies out of such memory.
+#![allow(unsafe_code)]
+
+use introspection::Instant;
+use offload::{Checksum, FrameMeta, Offloads};
+
+use crate::frame::{Body, Burst, Segment};
+use crate::port::PortId;
+
+/// A frame on its way, after parsing. Plain data: its octets stay in the worker's [`Arena`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    pub(crate) meta: FrameMeta,
+    pub(crate) offloads: Offloads,
+    /// The VLAN that it belongs to, whether or not it is tagged.
+    pub(crate) vlan: u16,
+    pub(crate) ingress: PortId,
+    pub(crate) octets: Octets,
+    pub(crate) times: Times,
+}
+
+/// Where a packet's octets are, in the worker's [`Arena`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Octets {
+    /// Frame number so-and-so of the burst.
+    Burst(u16),
+    /// A private buffer.
+    Owned(u32),
+}
+
+/// When a packet passed the stages, as far as it has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    pub(crate) start: Instant,
+    pub(crate) doorbell: Instant,
+    pub(crate) wait: Instant,
+    pub(crate) parse: Instant,
+    /// Nanoseconds spent in filters.
+    pub(crate) filter: u64,
+    /// Nanoseconds spent held.
+    pub(crate) hold: u64,
+}
+
+impl Packet {
+    /// Payload octets of each segment of a large send; 0 for other frames.
+    pub(crate) fn gso_size(&self) -> u16 {
+        self.offloads.gso.map_or(0, |gso| gso.size)
+    }
+
+    /// A hash of addresses and ports that is the same for all frames of one direction of a flow.
+    pub(crate) fn flow_hash(&self) -> u32 {
+        let mut hash = Fnv::default();
+        let Some(ip) = self.meta.ip() else {
+            hash.add(&self.meta.src.0);
+            hash.add(&self.meta.dst.0);
+            return hash.fold();
+        };
+        match (ip.src, ip.dst) {
+            (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
+                hash.add(&src.octets());
+                hash.add(&dst.octets());
+            }
+            (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
+                hash.add(&src.octets());
+                hash.add(&dst.octets());
+            }
+            _ => {}
+        }
+        if let offload::Transport::Tcp(tcp) = ip.transport {
+            hash.add(&tcp.src_port.to_be_bytes());
+            hash.add(&tcp.dst_port.to_be_bytes());
+        } else if let offload::Transport::Udp(udp) = ip.transport {
+            hash.add(&udp.src_port.to_be_bytes());
+            hash.add(&udp.dst_port.to_be_bytes());
+        }
+        hash.fold()
+    }
+}
+
+/// FNV-1a: enough to spread flows over a few queues.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Fnv {
+    fn add(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.0 = (self.0 ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    fn fold(self) -> u32 {
+        (self.0 ^ (self.0 >> 32)) as u32
+    }
+}
+
+/// The octets of all packets that a worker has in hand.
+#[derive(Debug, Default)]
+pub(crate) struct Arena {
+    pub(crate) burst: Burst,
+    owned: Vec<Vec<u8>>,
+}
+
+impl Arena {
+    /// The private octets at a packet's start.
+    pub(crate) fn head(&self, octets: Octets) -> &[u8] {
+        match octets {
+            Octets::Owned(index) => self.owned.get(index as usize).map_or(&[], Vec::as_slice),
+            Octets::Burst(index) => {
+                match self.burst.frames.get(usize::from(index)).map(|frame| &frame.body) {
+                    Some(Body::Shared {
+                        header, header_len, ..
+                    }) => header.get(..usize::from(*header_len)).unwrap_or(header),
+                    Some(Body::Owned(buffer)) => buffer,
+                    None => &[],
+                }
+            }
+        }
+    }
+
+    /// What follows [`Arena::head`], in the sender's memory.
+    pub(crate) fn tail(&self, octets: Octets) -> &[Segment] {
+        let Octets::Burst(index) = octets else { return &[] };
+        match self.burst.frames.get(usize::from(index)).map(|frame| &frame.body) {
+            Some(Body::Shared { first, count, .. }) => {
+                let first = *first as usize;
+                self.burst
+                    .segments
+                    .get(first..first + *count as usize)
+                    .unwrap_or(&[])
+            }
+            _ => &[],
+        }
+    }
+
+    /// Appends up to `limit` of a packet's octets to `out`.
+    pub(crate) fn copy_out(&self, octets: Octets, limit: usize, out: &mut Vec<u8>) {
+        let head = self.head(octets);
+        let mut left = limit;
+        out.extend_from_slice(&head[..head.len().min(left)]);
+        left -= head.len().min(left);
+        for segment in self.tail(octets) {
+            let len = (segment.len as usize).min(left);
+            left -= len;
+            append(*segment, len, out);
+        }
+    }
+
+    /// Makes a packet's octets private, so that what a filter judges is what is delivered.
+    pub(crate) fn make_private(&mut self, packet: &mut Packet) {
+        if self.tail(packet.octets).is_empty() {
+            return;
+        }
+        let mut buffer = self.burst.pool.take(0);
+        self.copy_out(packet.octets, packet.meta.frame_len as usize, &mut buffer);
+        packet.octets = self.adopt(buffer);
+    }
+
+    /// A private copy of a packet's octets, to outlive the burst.
+    pub(crate) fn private_copy(&mut self, octets: Octets, len: u32) -> Vec<u8> {
+        let mut buffer = self.burst.pool.take(0);
+        self.copy_out(octets, len as usize, &mut buffer);
+        buffer
+    }
+
+    /// Takes a private buffer in, until [`Arena::clear`].
+    pub(crate) fn adopt(&mut self, buffer: Vec<u8>) -> Octets {
+        self.owned.push(buffer);
+        Octets::Owned((self.owned.len() - 1) as u32)
+    }
+
+    /// A pooled buffer of `len` octets.
+    pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
+        self.burst.pool.take(len)
+    }
+
+    /// Forgets all octets.
+    pub(crate) fn clear(&mut self) {
+        self.burst.clear();
+        for buffer in self.owned.drain(..) {
+            self.burst.pool.give(buffer);
+        }
+    }
+}
+
+/// Appends `len` octets of a segment to `out`.
+pub(crate) fn append(segment: Segment, len: usize, out: &mut Vec<u8>) {
+    let len = len.min(segment.len as usize);
+    out.reserve(len);
+    let start = out.len();
+    // SAFETY: a segment is made by a port's ring only after its range was checked against the mapped guest memory,
+    // and that mapping outlives the burst (the ring's owner keeps it until the burst is completed). The guest may
+    // write the octets meanwhile: they are copied as raw memory, never borrowed, and any value is acceptable. The
+    // destination was just reserved and belongs to this process alone, so the ranges cannot overlap.
+    unsafe {
+        std::ptr::copy_nonoverlapping(segment.ptr, out.as_mut_ptr().add(start), len);
+        out.set_len(start + len);
+    }
+}
+
+/// Whether a receiver with these abilities takes the packet as it is.
+pub(crate) fn fits(offloads: &Offloads, meta: &FrameMeta, can: crate::port::Capabilities) -> bool {
+    use offload::GsoKind;
+    let v4 = matches!(meta.network, offload::Network::Ipv4(_));
+    let gso = match offloads.gso {
+        None => true,
+        Some(gso) => {
+            let kind = match (gso.kind, v4) {
+                (GsoKind::Tcp4, _) => can.tso4,
+                (GsoKind::Tcp6, _) => can.tso6,
+                (GsoKind::Udp, true) => can.uso4,
+                (GsoKind::Udp, false) => can.uso6,
+            };
+            kind && (can.ecn || !gso.ecn)
+        }
+    };
+    gso && (can.checksum || !matches!(offloads.checksum, Checksum::Partial { .. }))
+}

@@ -1,0 +1,514 @@
+//! What may sit between a port and the switch: a filter, a stall watcher, captures.
+//!
+//! One flag per port says whether any of it is there; a worker reads it once a burst and otherwise passes by.
+//!
+//! Order across toggling. A frame that a filter holds belongs to the worker that was carrying it, its *origin*.
+//! When it is released by someone else (another worker that carried the awaited acknowledgement, or a thread that
+//! switched the filter off), it goes to its origin's outbox, and an origin always takes its outbox, under the
+//! same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they came.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use introspection::stall::{Point, Stall, StallCounts, StallWatcher};
+use introspection::{
+    Action, Direction, DropCause, Filter, FilterCounters, FrameId, FrameRef, Instant, Needs, Profile,
+};
+use offload::Offloads;
+use offload::build::{MAX_RESET_LEN, ResetTo, tcp_reset};
+use parking_lot::Mutex;
+
+use crate::capture::CaptureSink;
+use crate::clock;
+use crate::control::FilterConfig;
+use crate::counters::{DropReason, PortCounters};
+use crate::frame::BURST;
+use crate::packet::{Arena, Packet};
+
+/// A port's probe.
+#[derive(Default)]
+pub(crate) struct Probe {
+    active: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+/// Packets that leave a probe, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    /// From the guest, towards the switch.
+    pub(crate) tx: Vec<Packet>,
+    /// Towards the guest.
+    pub(crate) rx: Vec<Packet>,
+}
+
+#[derive(Default)]
+struct Inner {
+    filter: Option<Box<dyn Filter>>,
+    config: FilterConfig,
+    changes: u64,
+    next_id: u64,
+    held: HashMap<FrameId, Held>,
+    /// Released packets by the worker that has to carry them.
+    outboxes: Vec<Vec<Held>>,
+    watcher: Option<StallWatcher>,
+    captures: Vec<CaptureSink>,
+    actions: Vec<Action>,
+}
+
+/// A packet kept for later, with its octets.
+struct Held {
+    packet: Packet,
+    direction: Direction,
+    octets: Vec<u8>,
+    origin: usize,
+    since: Instant,
+}
+
+/// Who carries packets through a probe.
+pub(crate) struct Carrier<'a> {
+    pub(crate) worker: usize,
+    pub(crate) arena: &'a mut Arena,
+    pub(crate) counters: &'a PortCounters,
+}
+
+impl Probe {
+    /// Whether anything is there at all: the one branch per burst that an idle probe costs.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Carries `packets` (at most [`BURST`] of them) through, and adds what leaves to `passed`. True when packets of
+    /// other workers were let go.
+    pub(crate) fn pass(
+        &self,
+        direction: Direction,
+        packets: &mut Vec<Packet>,
+        passed: &mut Passed,
+        carrier: &mut Carrier<'_>,
+    ) -> bool {
+        let now = clock::now();
+        let mut inner = self.inner.lock();
+        inner.take_outbox(now, passed, carrier);
+        let entered = entry(direction);
+        for packet in packets.iter() {
+            inner.observe(now, entered, direction, packet, carrier.arena);
+        }
+        let others = if inner.filter.is_some() {
+            inner.judge(now, direction, packets, passed, carrier)
+        } else {
+            for packet in packets.drain(..) {
+                inner.leave(now, direction, packet, passed, carrier);
+            }
+            false
+        };
+        inner.settle(&self.active);
+        others
+    }
+
+    /// Releases what is due or in the carrier's outbox. True when packets of other workers were let go.
+    pub(crate) fn poll(&self, now: Instant, passed: &mut Passed, carrier: &mut Carrier<'_>) -> bool {
+        let mut inner = self.inner.lock();
+        inner.take_outbox(now, passed, carrier);
+        let mut others = false;
+        if inner
+            .filter
+            .as_ref()
+            .and_then(|filter| filter.next_deadline())
+            .is_some_and(|at| at <= now)
+        {
+            let mut actions = std::mem::take(&mut inner.actions);
+            if let Some(filter) = inner.filter.as_mut() {
+                filter.expire(now, &mut actions);
+            }
+            others = inner.carry_out(now, &mut actions, &[], passed, Some(carrier));
+            inner.actions = actions;
+        }
+        inner.settle(&self.active);
+        others
+    }
+
+    /// When [`Probe::poll`] is next due.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.inner
+            .lock()
+            .filter
+            .as_ref()
+            .and_then(|filter| filter.next_deadline())
+    }
+
+    /// Whether a release by someone else waits for a worker.
+    pub(crate) fn has_outbox(&self, worker: usize) -> bool {
+        self.inner
+            .lock()
+            .outboxes
+            .get(worker)
+            .is_some_and(|outbox| !outbox.is_empty())
+    }
+
+    /// Replaces the filter. Frames that the old one holds go to their origins' outboxes: the caller wakes all workers.
+    pub(crate) fn set_filter(&self, filter: Option<Box<dyn Filter>>, config: FilterConfig) {
+        let mut inner = self.inner.lock();
+        inner.drain(clock::now());
+        inner.filter = filter;
+        inner.config = config;
+        inner.changes += 1;
+        if inner.watcher.is_none() && inner.filter.is_some() {
+            inner.watcher = Some(StallWatcher::default());
+        }
+        inner.settle(&self.active);
+    }
+
+    /// Watches for stalls, from now and from zero, or stops.
+    pub(crate) fn watch(&self, on: bool) {
+        let mut inner = self.inner.lock();
+        inner.watcher = (on || inner.filter.is_some()).then(StallWatcher::default);
+        inner.settle(&self.active);
+    }
+
+    /// Adds a capture.
+    pub(crate) fn capture(&self, sink: CaptureSink) {
+        let mut inner = self.inner.lock();
+        inner.captures.push(sink);
+        inner.settle(&self.active);
+    }
+
+    /// The port goes: captures end and held frames are forgotten.
+    pub(crate) fn close(&self) {
+        *self.inner.lock() = Inner::default();
+        self.active.store(false, Ordering::Release);
+    }
+
+    /// Filter configuration, changes so far and the filter's counters.
+    pub(crate) fn filter(&self) -> (FilterConfig, u64, FilterCounters) {
+        let inner = self.inner.lock();
+        let counters = inner
+            .filter
+            .as_ref()
+            .map(|filter| filter.counters())
+            .unwrap_or_default();
+        (inner.config.clone(), inner.changes, counters)
+    }
+
+    /// The profile in force.
+    pub(crate) fn profile(&self) -> Profile {
+        self.inner.lock().config.profile
+    }
+
+    /// Stalls counted since watching began.
+    pub(crate) fn stall_counts(&self) -> StallCounts {
+        self.inner
+            .lock()
+            .watcher
+            .as_ref()
+            .map(StallWatcher::counts)
+            .unwrap_or_default()
+    }
+
+    /// The most recent stalls.
+    pub(crate) fn stalls(&self) -> Vec<Stall> {
+        self.inner
+            .lock()
+            .watcher
+            .as_ref()
+            .map(|watcher| watcher.recent().cloned().collect())
+            .unwrap_or_default()
+    }
+}
+
+/// The side on which a packet enters a probe.
+const fn entry(direction: Direction) -> Point {
+    match direction {
+        Direction::Tx => Point::Near,
+        Direction::Rx => Point::Far,
+    }
+}
+
+/// The side on which it leaves.
+const fn exit(direction: Direction) -> Point {
+    match direction {
+        Direction::Tx => Point::Far,
+        Direction::Rx => Point::Near,
+    }
+}
+
+impl Inner {
+    fn observe(&mut self, now: Instant, point: Point, direction: Direction, packet: &Packet, arena: &Arena) {
+        if let Some(watcher) = &mut self.watcher {
+            watcher.observe(now, point, direction, &packet.meta);
+        }
+        for capture in &self.captures {
+            capture.take(now, point, direction, packet, arena);
+        }
+    }
+
+    fn leave(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        packet: Packet,
+        passed: &mut Passed,
+        carrier: &Carrier<'_>,
+    ) {
+        self.observe(now, exit(direction), direction, &packet, carrier.arena);
+        match direction {
+            Direction::Tx => passed.tx.push(packet),
+            Direction::Rx => passed.rx.push(packet),
+        }
+    }
+
+    /// Shows packets to the filter and does what it says.
+    fn judge(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        packets: &mut Vec<Packet>,
+        passed: &mut Passed,
+        carrier: &mut Carrier<'_>,
+    ) -> bool {
+        let first = self.next_id;
+        self.next_id += packets.len() as u64;
+        let mut actions = std::mem::take(&mut self.actions);
+        if let Some(filter) = &mut self.filter {
+            let payload = filter.needs() == Needs::Payload;
+            if payload {
+                for packet in packets.iter_mut() {
+                    carrier.arena.make_private(packet);
+                }
+            }
+            let mut frames = arrayvec::ArrayVec::<FrameRef<'_>, BURST>::new();
+            for (packet, id) in packets.iter().zip(first..) {
+                let judged = if payload {
+                    payload_of(packet, carrier.arena)
+                } else {
+                    &[]
+                };
+                let frame = FrameRef {
+                    id: FrameId(id),
+                    direction,
+                    meta: &packet.meta,
+                    payload: judged,
+                    gso_size: packet.gso_size(),
+                };
+                if frames.try_push(frame).is_err() {
+                    break;
+                }
+            }
+            filter.inspect(now, &frames, &mut actions);
+        }
+        let spent = clock::now().since(now);
+        for packet in packets.iter_mut() {
+            packet.times.filter += spent;
+        }
+        let batch = Batch {
+            first,
+            direction,
+            packets,
+        };
+        let others = self.carry_out(now, &mut actions, &[batch], passed, Some(carrier));
+        packets.clear();
+        self.actions = actions;
+        others
+    }
+
+    /// Does what a filter said, in order. True when packets went to other workers' outboxes.
+    fn carry_out(
+        &mut self,
+        now: Instant,
+        actions: &mut Vec<Action>,
+        batches: &[Batch<'_>],
+        passed: &mut Passed,
+        mut carrier: Option<&mut Carrier<'_>>,
+    ) -> bool {
+        let mut others = false;
+        let mut dropped: Option<(Packet, Direction)> = None;
+        let find = |id: FrameId| {
+            batches.iter().find_map(|batch| {
+                let index = usize::try_from(id.0.checked_sub(batch.first)?).ok()?;
+                batch.packets.get(index).map(|packet| (*packet, batch.direction))
+            })
+        };
+        for action in actions.drain(..) {
+            match (action, carrier.as_deref_mut()) {
+                (Action::Forward(id), Some(carrier)) => {
+                    if let Some((packet, direction)) = find(id) {
+                        self.leave(now, direction, packet, passed, carrier);
+                    }
+                }
+                (Action::Hold(id), Some(carrier)) => {
+                    if let Some((packet, direction)) = find(id) {
+                        let octets = carrier.arena.private_copy(packet.octets, packet.meta.frame_len);
+                        let held = Held {
+                            packet,
+                            direction,
+                            octets,
+                            origin: carrier.worker,
+                            since: now,
+                        };
+                        self.held.insert(id, held);
+                    }
+                }
+                (Action::Release(id, _cause), carrier) => {
+                    others |= self.release(now, id, passed, carrier);
+                }
+                (Action::Drop(id, cause), Some(carrier)) => {
+                    let packet =
+                        find(id).or_else(|| self.held.remove(&id).map(|held| (held.packet, held.direction)));
+                    if let Some((packet, direction)) = packet {
+                        count_drop(carrier.counters, direction, cause);
+                        dropped = Some((packet, direction));
+                    }
+                }
+                (Action::Reset(_), Some(carrier)) => {
+                    if let Some((packet, direction)) = dropped.take() {
+                        self.reset(now, &packet, direction, passed, carrier);
+                    }
+                }
+                (Action::Forward(_) | Action::Hold(_) | Action::Drop(..) | Action::Reset(_), None) => {}
+            }
+        }
+        others
+    }
+
+    /// Lets a held packet go on: at once if the carrier is its origin, else by its origin's outbox.
+    fn release(
+        &mut self,
+        now: Instant,
+        id: FrameId,
+        passed: &mut Passed,
+        carrier: Option<&mut Carrier<'_>>,
+    ) -> bool {
+        let Some(mut held) = self.held.remove(&id) else {
+            return false;
+        };
+        held.packet.times.hold += now.since(held.since);
+        match carrier {
+            Some(carrier) if carrier.worker == held.origin => {
+                self.resume(now, held, passed, carrier);
+                false
+            }
+            _ => {
+                self.outbox(held);
+                true
+            }
+        }
+    }
+
+    fn outbox(&mut self, mut held: Held) {
+        // What it waits for its origin counts as held, too.
+        held.since = clock::now();
+        if self.outboxes.len() <= held.origin {
+            self.outboxes.resize_with(held.origin + 1, Vec::new);
+        }
+        if let Some(outbox) = self.outboxes.get_mut(held.origin) {
+            outbox.push(held);
+        }
+    }
+
+    fn resume(&mut self, now: Instant, held: Held, passed: &mut Passed, carrier: &mut Carrier<'_>) {
+        let mut packet = held.packet;
+        packet.octets = carrier.arena.adopt(held.octets);
+        self.leave(now, held.direction, packet, passed, carrier);
+    }
+
+    fn take_outbox(&mut self, now: Instant, passed: &mut Passed, carrier: &mut Carrier<'_>) {
+        let Some(outbox) = self.outboxes.get_mut(carrier.worker) else {
+            return;
+        };
+        for mut held in std::mem::take(outbox) {
+            held.packet.times.hold += now.since(held.since);
+            self.resume(now, held, passed, carrier);
+        }
+    }
+
+    /// Moves all held packets to their origins' outboxes, in the order that the filter gives.
+    fn drain(&mut self, now: Instant) {
+        let mut actions = std::mem::take(&mut self.actions);
+        if let Some(filter) = &mut self.filter {
+            filter.drain(&mut actions);
+        }
+        self.carry_out(now, &mut actions, &[], &mut Passed::default(), None);
+        self.actions = actions;
+        // A filter that forgot some breaks its contract; its frames still must not be lost.
+        let mut forgotten: Vec<(FrameId, Held)> = self.held.drain().collect();
+        forgotten.sort_by_key(|(id, _)| *id);
+        for (_, mut held) in forgotten {
+            held.packet.times.hold += now.since(held.since);
+            self.outbox(held);
+        }
+    }
+
+    /// Sends a RST to both ends of a dropped packet's connection.
+    fn reset(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        direction: Direction,
+        passed: &mut Passed,
+        carrier: &mut Carrier<'_>,
+    ) {
+        let back = match direction {
+            Direction::Tx => Direction::Rx,
+            Direction::Rx => Direction::Tx,
+        };
+        for (to, towards) in [(ResetTo::Sender, back), (ResetTo::Receiver, direction)] {
+            let mut octets = carrier.arena.buffer(MAX_RESET_LEN);
+            let Ok(len) = tcp_reset(&packet.meta, to, &mut octets) else {
+                continue;
+            };
+            octets.truncate(len);
+            let Ok(meta) = offload::parse(&octets, len) else {
+                continue;
+            };
+            let octets = carrier.arena.adopt(octets);
+            let reset = Packet {
+                meta,
+                offloads: Offloads::default(),
+                octets,
+                ..*packet
+            };
+            self.leave(now, towards, reset, passed, carrier);
+        }
+    }
+
+    fn settle(&mut self, active: &AtomicBool) {
+        self.captures.retain(|capture| !capture.is_closed());
+        let any = self.filter.is_some()
+            || self.watcher.is_some()
+            || !self.captures.is_empty()
+            || self.outboxes.iter().any(|outbox| !outbox.is_empty());
+        active.store(any, Ordering::Release);
+    }
+}
+
+/// Packets shown to a filter together, and the name of the first.
+struct Batch<'a> {
+    first: u64,
+    direction: Direction,
+    packets: &'a [Packet],
+}
+
+/// The transport payload of a private packet.
+fn payload_of<'a>(packet: &Packet, arena: &'a Arena) -> &'a [u8] {
+    let Some(ip) = packet.meta.ip() else { return &[] };
+    let (offset, len) = match ip.transport {
+        offload::Transport::Tcp(tcp) => (tcp.payload_offset, tcp.payload_len),
+        offload::Transport::Udp(udp) => (udp.payload_offset, udp.payload_len),
+        _ => return &[],
+    };
+    let start = usize::from(offset);
+    arena
+        .head(packet.octets)
+        .get(start..start + len as usize)
+        .unwrap_or(&[])
+}
+
+fn count_drop(counters: &PortCounters, direction: Direction, cause: DropCause) {
+    let reason = match cause {
+        DropCause::Rule => DropReason::FilterRule,
+        DropCause::FlowReset => DropReason::FilterReset,
+    };
+    match direction {
+        Direction::Tx => counters.drop_tx(reason),
+        Direction::Rx => counters.drop_rx(reason),
+    }
+}

@@ -1,0 +1,525 @@
+//! The switch as its users see it: ports come and go, filters are set, counters are read.
+//!
+//! Workers never wait for any of this. The port table is replaced as a whole; a worker takes the new one between two
+//! rounds of its loop, and a removed port is closed only after every worker has done so.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use introspection::stage::StageHistograms;
+use introspection::stall::Stall;
+use introspection::{Filter, FilterOptions, Instant, Profile, RuleSet};
+use parking_lot::Mutex;
+
+use crate::capture::{self, CaptureOptions, CaptureReader};
+use crate::clock;
+use crate::control::{
+    ControlError, FilterConfig, FilterInfo, LearnedMac, PortConfig, PortInfo, PortKind, PortStats,
+    SwitchConfig, SwitchStats, VlanMode, WorkerConfig, is_port_name, mac_of_name,
+};
+use crate::counters::PortCounters;
+use crate::egress::{self, Backlog};
+use crate::port::endpoint::{Application, EndpointPort};
+use crate::port::tap::TapPort;
+use crate::port::vhost_user::VhostUserPort;
+use crate::port::{Backend, PortId};
+use crate::probe::Probe;
+use crate::table::{ForwardingTable, TableConfig};
+use crate::vlan::Membership;
+use crate::worker::{self, WorkerHandle};
+
+/// Ports that a switch can have.
+pub const MAX_PORTS: usize = 1024;
+/// How long a removal waits for workers to let go of a port.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// A running switch. Dropping it stops its workers and closes its ports.
+pub struct Switch {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What workers and controllers share.
+pub(crate) struct Shared {
+    table: Mutex<Arc<PortTable>>,
+    pub(crate) generation: AtomicU64,
+    pub(crate) forwarding: ForwardingTable,
+    pub(crate) workers: Vec<Arc<WorkerHandle>>,
+    pub(crate) stop: AtomicBool,
+}
+
+/// All ports, by [`PortId`].
+#[derive(Default)]
+pub(crate) struct PortTable {
+    pub(crate) slots: Vec<Option<Arc<Port>>>,
+}
+
+/// A port: what the switch keeps beside its backend.
+pub(crate) struct Port {
+    pub(crate) id: PortId,
+    pub(crate) name: String,
+    kind: PortKind,
+    vlan: VlanMode,
+    queues: u16,
+    pub(crate) mtu: u16,
+    pub(crate) vlans: Membership,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) counters: PortCounters,
+    pub(crate) backlog: Mutex<Backlog>,
+    pub(crate) has_backlog: AtomicBool,
+    pub(crate) probe: Probe,
+    pub(crate) stages: Mutex<StageHistograms>,
+    pub(crate) worker: usize,
+    /// When its doorbell last woke the worker; 0 when that was used up.
+    pub(crate) doorbell: AtomicU64,
+    /// When its guest's first frame came; 0 before.
+    pub(crate) first_frame: AtomicU64,
+    made: Instant,
+}
+
+impl PortTable {
+    /// The port of an id.
+    pub(crate) fn get(&self, id: PortId) -> Option<&Arc<Port>> {
+        self.slots.get(usize::from(id.0)).and_then(Option::as_ref)
+    }
+
+    /// All ports.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Arc<Port>> {
+        self.slots.iter().flatten()
+    }
+
+    fn named(&self, name: &str) -> Result<&Arc<Port>, ControlError> {
+        self.ports()
+            .find(|port| port.name == name)
+            .ok_or_else(|| ControlError::NoSuchPort(name.to_owned()))
+    }
+}
+
+impl Shared {
+    /// What a switch with these workers shares; the workers do not run yet.
+    pub(crate) fn new(config: &SwitchConfig) -> Result<Self, ControlError> {
+        let default = [WorkerConfig::default()];
+        let configs = if config.workers.is_empty() {
+            &default[..]
+        } else {
+            &config.workers
+        };
+        let mut workers = Vec::with_capacity(configs.len());
+        for (index, config) in configs.iter().enumerate() {
+            let handle = WorkerHandle::new(index, *config).map_err(|error| ControlError::Worker {
+                worker: index,
+                reason: error.to_string(),
+            })?;
+            workers.push(Arc::new(handle));
+        }
+        Ok(Self {
+            table: Mutex::default(),
+            generation: AtomicU64::new(0),
+            forwarding: ForwardingTable::new(&TableConfig {
+                ports: MAX_PORTS,
+                ..TableConfig::default()
+            }),
+            workers,
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    /// The port table in force.
+    pub(crate) fn table(&self) -> Arc<PortTable> {
+        Arc::clone(&self.table.lock())
+    }
+
+    /// Puts a new table in force and wakes the workers to see it.
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut Vec<Option<Arc<Port>>>)) -> u64 {
+        let mut table = self.table.lock();
+        let mut slots = table.slots.clone();
+        change(&mut slots);
+        *table = Arc::new(PortTable { slots });
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        drop(table);
+        self.wake_all();
+        generation
+    }
+
+    fn wake_all(&self) {
+        for worker in &self.workers {
+            worker.wake();
+        }
+    }
+}
+
+impl Switch {
+    /// Starts the workers.
+    pub fn start(config: &SwitchConfig) -> Result<Self, ControlError> {
+        let shared = Arc::new(Shared::new(config)?);
+        let switch = Self {
+            shared: Arc::clone(&shared),
+            threads: Mutex::default(),
+        };
+        for handle in &shared.workers {
+            let thread = worker::spawn(Arc::clone(&shared), Arc::clone(handle)).map_err(|error| {
+                ControlError::Worker {
+                    worker: handle.index,
+                    reason: error.to_string(),
+                }
+            })?;
+            switch.threads.lock().push(thread);
+        }
+        Ok(switch)
+    }
+
+    /// Adds a port. For an endpoint, one that answers ARP, ping, echo and discard.
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a port's configuration is the port's from here on"
+    )]
+    pub fn add_port(&self, config: PortConfig) -> Result<PortInfo, ControlError> {
+        self.add(&config, Vec::new())
+    }
+
+    /// Adds an endpoint port that runs applications of the caller's beside the standard ones.
+    #[allow(clippy::needless_pass_by_value, reason = "as for `add_port`")]
+    pub fn add_endpoint(
+        &self,
+        config: PortConfig,
+        applications: Vec<Box<dyn Application>>,
+    ) -> Result<PortInfo, ControlError> {
+        self.add(&config, applications)
+    }
+
+    fn add(
+        &self,
+        config: &PortConfig,
+        applications: Vec<Box<dyn Application>>,
+    ) -> Result<PortInfo, ControlError> {
+        check(config)?;
+        let mut filter = make_filter(&config.name, &config.filter)?;
+        self.refuse_duplicate(&config.name)?;
+        let backend = open(config, applications)?;
+        let mut made = None;
+        self.shared.publish(|slots| {
+            let taken = slots.iter().flatten().any(|port| port.name == config.name);
+            let free = slots.iter().position(Option::is_none).unwrap_or(slots.len());
+            if taken || free >= MAX_PORTS {
+                return;
+            }
+            let port = Arc::new(Port::new(
+                free,
+                config,
+                Arc::clone(&backend),
+                self.shared.workers.len(),
+            ));
+            if filter.is_some() {
+                port.probe.set_filter(filter.take(), config.filter.clone());
+            }
+            if let Some(worker) = self.shared.workers.get(port.worker) {
+                backend.attach(worker.waker(&port));
+            }
+            slots.resize(slots.len().max(free + 1), None);
+            slots[free] = Some(Arc::clone(&port));
+            made = Some(port);
+        });
+        let Some(port) = made else {
+            backend.close();
+            self.refuse_duplicate(&config.name)?;
+            return Err(ControlError::TooManyPorts(MAX_PORTS));
+        };
+        Ok(self.info(&port))
+    }
+
+    fn refuse_duplicate(&self, name: &str) -> Result<(), ControlError> {
+        match self.shared.table().named(name) {
+            Ok(_) => Err(ControlError::DuplicatePort(name.to_owned())),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Removes a port and closes what it connects.
+    pub fn remove_port(&self, name: &str) -> Result<(), ControlError> {
+        let port = Arc::clone(self.shared.table().named(name)?);
+        let generation = self.shared.publish(|slots| {
+            if let Some(slot) = slots.get_mut(usize::from(port.id.0)) {
+                slot.take_if(|there| Arc::ptr_eq(there, &port));
+            }
+        });
+        self.wait_for(generation);
+        self.shared.forwarding.forget_port(port.id);
+        port.probe.close();
+        port.backend.close();
+        Ok(())
+    }
+
+    /// Waits until every worker uses this table or a later one.
+    fn wait_for(&self, generation: u64) {
+        let until = clock::now().after(LET_GO);
+        for worker in &self.shared.workers {
+            while worker.generation.load(Ordering::Acquire) < generation && clock::now() < until {
+                worker.wake();
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    /// All ports.
+    pub fn ports(&self) -> Vec<PortInfo> {
+        self.shared.table().ports().map(|port| self.info(port)).collect()
+    }
+
+    fn info(&self, port: &Port) -> PortInfo {
+        let first_frame = port.first_frame.load(Ordering::Relaxed);
+        PortInfo {
+            name: port.name.clone(),
+            kind: port.kind.clone(),
+            vlan: port.vlan.clone(),
+            queues: port.queues,
+            mtu: port.mtu,
+            filter: port.probe.profile(),
+            worker: port.worker,
+            peer: port.backend.status(),
+            capabilities: port.backend.capabilities(),
+            macs: self
+                .shared
+                .forwarding
+                .entries(worker::seconds(clock::now()))
+                .into_iter()
+                .filter(|entry| entry.port == port.id)
+                .take(64)
+                .map(|entry| entry.mac.to_string())
+                .collect(),
+            first_frame_us: (first_frame > 0).then(|| Instant(first_frame).since(port.made) / 1000),
+        }
+    }
+
+    /// Sets a port's filter while traffic flows: no frame is lost or overtaken.
+    pub fn set_filter(&self, port: &str, config: &FilterConfig) -> Result<FilterInfo, ControlError> {
+        let filter = make_filter(port, config)?;
+        let table = self.shared.table();
+        let port = table.named(port)?;
+        port.probe.set_filter(filter, config.clone());
+        for worker in &self.shared.workers {
+            worker.releases();
+        }
+        Ok(filter_info(port))
+    }
+
+    /// All filters.
+    pub fn filters(&self) -> Vec<FilterInfo> {
+        self.shared
+            .table()
+            .ports()
+            .map(|port| filter_info(port))
+            .collect()
+    }
+
+    /// All counters.
+    pub fn stats(&self) -> SwitchStats {
+        let stats = |port: &Arc<Port>| PortStats {
+            name: port.name.clone(),
+            counters: port.counters.snapshot(),
+            backlog: egress::backlog_len(port) as u64,
+            stages: port.stages.lock().summary(),
+            stalls: port.probe.stall_counts(),
+        };
+        SwitchStats {
+            ports: self.shared.table().ports().map(stats).collect(),
+            workers: self.shared.workers.iter().map(|worker| worker.stats()).collect(),
+            learned: self.shared.forwarding.len(),
+        }
+    }
+
+    /// Starts a port's stage histograms anew.
+    pub fn reset_stages(&self, port: &str) -> Result<(), ControlError> {
+        self.shared.table().named(port)?.stages.lock().reset();
+        Ok(())
+    }
+
+    /// Watches both sides of a port's filter for stalls, counting from zero, or stops watching. A filter that is on is
+    /// always watched.
+    pub fn watch_stalls(&self, port: &str, on: bool) -> Result<(), ControlError> {
+        self.shared.table().named(port)?.probe.watch(on);
+        Ok(())
+    }
+
+    /// The most recent stalls of a port.
+    pub fn stalls(&self, port: &str) -> Result<Vec<Stall>, ControlError> {
+        Ok(self.shared.table().named(port)?.probe.stalls())
+    }
+
+    /// The forwarding table.
+    pub fn learned(&self) -> Vec<LearnedMac> {
+        let now = worker::seconds(clock::now());
+        let table = self.shared.table();
+        let entry = |entry: crate::table::TableEntry| {
+            Some(LearnedMac {
+                mac: entry.mac.to_string(),
+                vlan: entry.vlan,
+                port: table.get(entry.port)?.name.clone(),
+                age: now.saturating_sub(entry.seen),
+            })
+        };
+        self.shared
+            .forwarding
+            .entries(now)
+            .into_iter()
+            .filter_map(entry)
+            .collect()
+    }
+
+    /// Captures a port's frames until the reader is dropped.
+    pub fn capture(&self, port: &str, options: CaptureOptions) -> Result<CaptureReader, ControlError> {
+        let table = self.shared.table();
+        let port = table.named(port)?;
+        let (sink, reader) = capture::channel(options);
+        port.probe.capture(sink);
+        Ok(reader)
+    }
+
+    /// Stops the workers and closes all ports. The switch does nothing afterwards.
+    pub fn shutdown(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake_all();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker had died");
+            }
+        }
+        let mut ports = Vec::new();
+        self.shared.publish(|slots| ports = std::mem::take(slots));
+        for port in ports.into_iter().flatten() {
+            port.probe.close();
+            port.backend.close();
+        }
+    }
+}
+
+impl Drop for Switch {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+impl Port {
+    pub(crate) fn new(slot: usize, config: &PortConfig, backend: Arc<dyn Backend>, workers: usize) -> Self {
+        Self {
+            id: PortId(slot as u16),
+            name: config.name.clone(),
+            kind: config.kind.clone(),
+            vlan: config.vlan.clone(),
+            queues: config.queues,
+            mtu: config.mtu,
+            vlans: Membership::from(&config.vlan),
+            backend,
+            counters: PortCounters::default(),
+            backlog: Mutex::default(),
+            has_backlog: AtomicBool::new(false),
+            probe: Probe::default(),
+            stages: Mutex::new(StageHistograms::new()),
+            worker: slot % workers.max(1),
+            doorbell: AtomicU64::new(0),
+            first_frame: AtomicU64::new(0),
+            made: clock::now(),
+        }
+    }
+}
+
+fn filter_info(port: &Port) -> FilterInfo {
+    let (config, changes, counters) = port.probe.filter();
+    FilterInfo {
+        port: port.name.clone(),
+        profile: config.profile,
+        deadline_ms: config
+            .deadline
+            .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+        rules: config.rules.len(),
+        changes,
+        counters,
+    }
+}
+
+/// Refuses a configuration that names what cannot be.
+fn check(config: &PortConfig) -> Result<(), ControlError> {
+    if !is_port_name(&config.name) {
+        return Err(ControlError::BadName(config.name.clone()));
+    }
+    let port = || config.name.clone();
+    let out_of_range = |what, value: u16, range| ControlError::OutOfRange {
+        port: port(),
+        what,
+        value: value.into(),
+        range,
+    };
+    match &config.vlan {
+        VlanMode::Access(vlan) if *vlan > 4094 => {
+            return Err(ControlError::BadVlan {
+                port: port(),
+                vlan: *vlan,
+            });
+        }
+        VlanMode::Access(_) => {}
+        VlanMode::Trunk(vlans) => {
+            if let Some(vlan) = vlans.iter().find(|vlan| !(1..=4094).contains(*vlan)) {
+                return Err(ControlError::BadVlan {
+                    port: port(),
+                    vlan: *vlan,
+                });
+            }
+        }
+    }
+    if !(1..=16).contains(&config.queues) {
+        return Err(out_of_range("the number of queues", config.queues, "1 to 16"));
+    }
+    if config.mtu < 68 {
+        return Err(out_of_range("the MTU", config.mtu, "68 to 65535"));
+    }
+    Ok(())
+}
+
+/// Makes a filter; `None` for `off`.
+pub(crate) fn make_filter(
+    port: &str,
+    config: &FilterConfig,
+) -> Result<Option<Box<dyn Filter>>, ControlError> {
+    if config.profile == Profile::Off {
+        return Ok(None);
+    }
+    let rules = if config.rules.is_empty() {
+        None
+    } else {
+        let compiled = RuleSet::compile(&config.rules);
+        let rules = compiled.map_err(|source| ControlError::Rules {
+            port: port.to_owned(),
+            source,
+        })?;
+        Some(Arc::new(rules))
+    };
+    let options = FilterOptions {
+        deadline: config.deadline,
+        rules,
+        ..FilterOptions::default()
+    };
+    Ok(introspection::build(config.profile, options))
+}
+
+/// Opens what a port connects.
+fn open(
+    config: &PortConfig,
+    applications: Vec<Box<dyn Application>>,
+) -> Result<Arc<dyn Backend>, ControlError> {
+    let refused = |reason: String| ControlError::Backend {
+        port: config.name.clone(),
+        reason,
+    };
+    Ok(match &config.kind {
+        PortKind::VhostUser(path) => VhostUserPort::listen(path, config.queues, config.mtu)
+            .map_err(|error| refused(error.to_string()))?,
+        PortKind::Tap(interface) => {
+            TapPort::open(interface, config.mtu).map_err(|error| refused(error.to_string()))?
+        }
+        PortKind::Endpoint(cidr) => {
+            EndpointPort::new(cidr, mac_of_name(&config.name), config.mtu, applications)
+                .map_err(|error| refused(error.to_string()))?
+        }
+    })
+}

@@ -1,0 +1,354 @@
+//! What happens to one burst, from the ring that it came from to the rings that it goes to.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use introspection::{Direction, Instant};
+use offload::Offloads;
+
+use crate::clock;
+use crate::counters::{DropReason, PortCounters};
+use crate::egress::{self, Scratch};
+use crate::frame::{BURST, MAX_FRAME};
+use crate::packet::{Arena, Octets, Packet, Times};
+use crate::port::PortId;
+use crate::probe::{Carrier, Passed};
+use crate::switch::{Port, PortTable, Shared};
+
+use super::seconds;
+use super::stamps::StampLog;
+
+/// A worker's tools for carrying bursts; all of it is used again for each burst.
+pub(crate) struct Carriage {
+    shared: Arc<Shared>,
+    worker: usize,
+    table: Arc<PortTable>,
+    arena: Arena,
+    packets: Vec<Packet>,
+    groups: Vec<Group>,
+    group: Vec<Packet>,
+    passed: Passed,
+    /// Packets that a destination's filter let go towards the switch while others were delivered.
+    more: Vec<(PortId, Packet)>,
+    scratch: Scratch,
+    stamps: StampLog,
+    touched: Vec<PortId>,
+}
+
+/// The packets of a burst that go to one port, as indices into it.
+struct Group {
+    port: PortId,
+    members: Vec<u16>,
+}
+
+impl Carriage {
+    pub(crate) fn new(shared: Arc<Shared>, worker: usize) -> Self {
+        let table = shared.table();
+        Self {
+            shared,
+            worker,
+            table,
+            arena: Arena::default(),
+            packets: Vec::with_capacity(BURST),
+            groups: Vec::new(),
+            group: Vec::with_capacity(BURST),
+            passed: Passed::default(),
+            more: Vec::new(),
+            scratch: Scratch::default(),
+            stamps: StampLog::default(),
+            touched: Vec::new(),
+        }
+    }
+
+    /// Uses this port table from now on.
+    pub(crate) fn use_table(&mut self, table: Arc<PortTable>) {
+        self.table = table;
+    }
+
+    /// Carries one burst of a port. Returns how many frames its guest had sent.
+    pub(crate) fn carry(&mut self, port: &Port, start: Instant, begun: Instant, taken: Instant) -> usize {
+        port.backend.take(taken, &mut self.arena.burst);
+        let frames = self.arena.burst.frames.len();
+        if frames == 0 {
+            return 0;
+        }
+        self.parse(
+            port,
+            Times {
+                start,
+                doorbell: begun,
+                wait: taken,
+                ..Times::default()
+            },
+        );
+        if port.probe.is_active() {
+            self.pass(Direction::Tx, port);
+        }
+        let packets = std::mem::take(&mut self.packets);
+        self.forward(port.id, &packets);
+        self.packets = packets;
+        self.finish(Some(port));
+        frames
+    }
+
+    /// Carries on what a port's filter lets go by itself.
+    pub(crate) fn poll_probe(&mut self, port: &Port) -> bool {
+        let mut carrier = Carrier {
+            worker: self.worker,
+            arena: &mut self.arena,
+            counters: &port.counters,
+        };
+        if port.probe.poll(clock::now(), &mut self.passed, &mut carrier) {
+            self.wake_others();
+        }
+        let busy = !(self.passed.tx.is_empty() && self.passed.rx.is_empty());
+        self.packets.clear();
+        self.packets.append(&mut self.passed.tx);
+        self.deliver_passed(port);
+        let packets = std::mem::take(&mut self.packets);
+        self.forward(port.id, &packets);
+        self.packets = packets;
+        self.finish(None);
+        busy
+    }
+
+    /// Judges the burst's headers; what may go on becomes packets.
+    fn parse(&mut self, port: &Port, times: Times) {
+        self.packets.clear();
+        let mut octets = 0;
+        let now = seconds(times.wait);
+        for (index, frame) in self.arena.burst.frames.iter().enumerate() {
+            octets += u64::from(frame.len);
+            let name = Octets::Burst(index as u16);
+            match judge(port, self.arena.head(name), frame.len, &frame.vnet) {
+                Ok((meta, offloads, vlan)) => {
+                    self.shared.forwarding.learn(meta.src, vlan, port.id, now);
+                    self.packets.push(Packet {
+                        meta,
+                        offloads,
+                        vlan,
+                        ingress: port.id,
+                        octets: name,
+                        times,
+                    });
+                }
+                Err(reason) => port.counters.drop_tx(reason),
+            }
+        }
+        PortCounters::add(&port.counters.tx_frames, self.arena.burst.frames.len() as u64);
+        PortCounters::add(&port.counters.tx_octets, octets);
+        let parsed = clock::now();
+        for packet in &mut self.packets {
+            packet.times.parse = parsed;
+        }
+        if port.first_frame.load(Ordering::Relaxed) == 0 {
+            port.first_frame.store(parsed.0.max(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Shows `self.packets` to a port's probe; what leaves towards the switch takes their place, and what it lets go
+    /// towards the guest is delivered.
+    fn pass(&mut self, direction: Direction, port: &Port) {
+        let mut carrier = Carrier {
+            worker: self.worker,
+            arena: &mut self.arena,
+            counters: &port.counters,
+        };
+        if port
+            .probe
+            .pass(direction, &mut self.packets, &mut self.passed, &mut carrier)
+        {
+            self.wake_others();
+        }
+        self.packets.append(&mut self.passed.tx);
+        self.deliver_passed(port);
+    }
+
+    /// Delivers what a port's probe let go towards its guest.
+    fn deliver_passed(&mut self, port: &Port) {
+        if self.passed.rx.is_empty() {
+            return;
+        }
+        let packets = std::mem::take(&mut self.passed.rx);
+        self.deliver(port, &packets);
+        self.passed.rx = packets;
+        self.passed.rx.clear();
+    }
+
+    /// Looks destinations up and delivers, group by group.
+    fn forward(&mut self, ingress: PortId, packets: &[Packet]) {
+        self.more.clear();
+        for chunk in packets.chunks(BURST) {
+            self.forward_chunk(ingress, chunk);
+        }
+        // Frames towards other ports that filters on the way let go: each was held before, so this ends.
+        while !self.more.is_empty() {
+            let mut more = std::mem::take(&mut self.more);
+            for (from, packet) in more.drain(..) {
+                self.forward_chunk(from, &[packet]);
+            }
+            if self.more.is_empty() {
+                self.more = more;
+            }
+        }
+    }
+
+    fn forward_chunk(&mut self, ingress: PortId, packets: &[Packet]) {
+        self.group_by_destination(ingress, packets);
+        let mut groups = std::mem::take(&mut self.groups);
+        let table = Arc::clone(&self.table);
+        for group in groups.iter_mut().filter(|group| !group.members.is_empty()) {
+            if let Some(port) = table.get(group.port) {
+                self.group.clear();
+                self.group.extend(
+                    group
+                        .members
+                        .iter()
+                        .filter_map(|index| packets.get(usize::from(*index))),
+                );
+                self.deliver_group(port);
+            }
+            group.members.clear();
+        }
+        self.groups = groups;
+    }
+
+    /// Past the destination's probe, then into its hands.
+    fn deliver_group(&mut self, port: &Port) {
+        let mut group = std::mem::take(&mut self.group);
+        if port.probe.is_active() {
+            let mut passed = std::mem::take(&mut self.passed);
+            let mut carrier = Carrier {
+                worker: self.worker,
+                arena: &mut self.arena,
+                counters: &port.counters,
+            };
+            if port
+                .probe
+                .pass(Direction::Rx, &mut group, &mut passed, &mut carrier)
+            {
+                self.wake_others();
+            }
+            self.more
+                .extend(passed.tx.drain(..).map(|packet| (port.id, packet)));
+            self.deliver(port, &passed.rx);
+            passed.rx.clear();
+            self.passed = passed;
+        } else {
+            self.deliver(port, &group);
+        }
+        self.group = group;
+    }
+
+    fn deliver(&mut self, port: &Port, packets: &[Packet]) {
+        if packets.is_empty() {
+            return;
+        }
+        egress::deliver(port, packets, &self.arena, &mut self.scratch);
+        self.stamps.copied(clock::now(), packets);
+        if !self.touched.contains(&port.id) {
+            self.touched.push(port.id);
+        }
+    }
+
+    fn group_by_destination(&mut self, ingress: PortId, packets: &[Packet]) {
+        let Some(from) = self.table.get(ingress).cloned() else {
+            return;
+        };
+        let now = seconds(clock::now());
+        for (index, packet) in packets.iter().enumerate() {
+            let dst = packet.meta.dst;
+            let found = if dst.is_multicast() {
+                None
+            } else {
+                self.shared
+                    .forwarding
+                    .lookup(dst, packet.vlan, now)
+                    .filter(|port| self.table.get(*port).is_some())
+            };
+            match found {
+                Some(port) if port == ingress => from.counters.drop_tx(DropReason::SamePort),
+                Some(port) => self.add_to_group(port, index as u16),
+                None => self.flood(&from, packet, index as u16),
+            }
+        }
+    }
+
+    fn flood(&mut self, from: &Port, packet: &Packet, index: u16) {
+        let table = Arc::clone(&self.table);
+        let mut any = false;
+        for port in table
+            .ports()
+            .filter(|port| port.id != from.id && port.vlans.egress(packet.vlan).is_some())
+        {
+            self.add_to_group(port.id, index);
+            any = true;
+        }
+        if any {
+            PortCounters::add(&from.counters.flooded, 1);
+        } else {
+            from.counters.drop_tx(DropReason::NoDestination);
+        }
+    }
+
+    fn add_to_group(&mut self, port: PortId, index: u16) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.port == port) {
+            group.members.push(index);
+            return;
+        }
+        // Empty groups of other ports are used again.
+        if let Some(group) = self.groups.iter_mut().find(|group| group.members.is_empty()) {
+            group.port = port;
+            group.members.push(index);
+            return;
+        }
+        self.groups.push(Group {
+            port,
+            members: vec![index],
+        });
+    }
+
+    /// Hands the sender its buffers back, notifies each receiver once, and records the stamps.
+    fn finish(&mut self, sender: Option<&Port>) {
+        if let Some(sender) = sender {
+            sender.backend.complete(&self.arena.burst);
+        }
+        for id in self.touched.drain(..) {
+            if let Some(port) = self.table.get(id) {
+                port.backend.notify();
+            }
+        }
+        self.stamps.notified(clock::now(), &self.table);
+        self.arena.clear();
+    }
+
+    fn wake_others(&self) {
+        for worker in self
+            .shared
+            .workers
+            .iter()
+            .filter(|worker| worker.index != self.worker)
+        {
+            worker.releases();
+        }
+    }
+}
+
+/// Decides whether a frame may enter the switch.
+fn judge(
+    port: &Port,
+    head: &[u8],
+    len: u32,
+    vnet: &offload::VnetHeader,
+) -> Result<(offload::FrameMeta, Offloads, u16), DropReason> {
+    if len as usize > MAX_FRAME {
+        return Err(DropReason::BadLength);
+    }
+    let meta = offload::parse(head, len as usize).map_err(|_| DropReason::BadLength)?;
+    if meta.src.is_multicast() {
+        return Err(DropReason::BadSource);
+    }
+    let vlan = port.vlans.ingress(meta.vlan)?;
+    let offloads = Offloads::from_header(vnet, &meta).map_err(|_| DropReason::BadOffload)?;
+    Ok((meta, offloads, vlan))
+}

@@ -1,0 +1,228 @@
+//! The worker: the thread that carries frames.
+//!
+//! Newcomers, start here. A worker serves the ports that are its own, one after the other, in one rhythm:
+//!
+//! 1. **poll**: take up to 32 frames off a port ([`Backend::take`](crate::port::Backend::take)); headers are copied once;
+//! 2. **parse**: judge the copies; learn source addresses; drop what breaks the rules;
+//! 3. **filter**: show what is left to the port's filter, if it has one;
+//! 4. **look up** destinations and **group** the burst by them;
+//! 5. **deliver** each group: past the destination's filter, then one copy into the receiver's pages;
+//! 6. **complete**: hand the sender its buffers back;
+//! 7. **notify** each receiver, once per burst.
+//!
+//! Between rounds it releases what filters held, retries receivers that were full, and, after an idle spell, asks
+//! all its ports to ring and sleeps until one does.
+
+mod burst;
+mod handle;
+mod stamps;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use introspection::Instant;
+
+use crate::clock;
+use crate::control::WorkerMode;
+use crate::egress;
+use crate::switch::{Port, PortTable, Shared};
+
+use burst::Carriage;
+pub(crate) use handle::WorkerHandle;
+
+/// How long a worker polls in vain before it sleeps.
+const IDLE_SPELL: Duration = Duration::from_micros(20);
+/// Bursts taken off one port before the next port has its turn.
+const BURSTS_PER_TURN: usize = 4;
+
+/// Seconds of the switch's clock, for the forwarding table; never 0.
+pub(crate) fn seconds(now: Instant) -> u32 {
+    (now.0 / 1_000_000_000) as u32 + 1
+}
+
+/// Starts a worker.
+pub(crate) fn spawn(shared: Arc<Shared>, handle: Arc<WorkerHandle>) -> std::io::Result<JoinHandle<()>> {
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("worker-{}", handle.index))
+        .spawn(move || {
+            let pinned = handle.pin();
+            let ready = pinned.is_ok();
+            let _ = tell.send(pinned);
+            if ready {
+                Worker::new(shared, handle).run();
+            }
+        })?;
+    match told.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(std::io::Error::other("the thread ended at once")),
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    handle: Arc<WorkerHandle>,
+    generation: u64,
+    table: Arc<PortTable>,
+    mine: Vec<Arc<Port>>,
+    carriage: Carriage,
+    idle_since: Option<Instant>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>, handle: Arc<WorkerHandle>) -> Self {
+        let carriage = Carriage::new(Arc::clone(&shared), handle.index);
+        let table = shared.table();
+        // A generation that no table has, so that the first round takes the table in force.
+        Self {
+            shared,
+            handle,
+            generation: u64::MAX,
+            table,
+            mine: Vec::new(),
+            carriage,
+            idle_since: None,
+        }
+    }
+
+    fn run(mut self) {
+        while !self.shared.stop.load(Ordering::Acquire) {
+            let busy = self.round();
+            self.handle.count_round(busy);
+            if busy {
+                self.idle_since = None;
+            } else {
+                self.rest();
+            }
+        }
+    }
+
+    /// One round over all ports. True when there was anything to do.
+    fn round(&mut self) -> bool {
+        self.adopt_table();
+        let mine = std::mem::take(&mut self.mine);
+        let mut busy = false;
+        for port in &mine {
+            busy |= self.serve(port);
+            if port.has_backlog.load(Ordering::Acquire) && egress::drain(port) {
+                port.backend.notify();
+                busy = true;
+            }
+        }
+        busy |= self.release(&mine);
+        self.mine = mine;
+        busy
+    }
+
+    /// Takes the port table in force, if it is a new one.
+    fn adopt_table(&mut self) {
+        let generation = self.shared.generation.load(Ordering::Acquire);
+        if generation == self.generation {
+            return;
+        }
+        self.table = self.shared.table();
+        self.generation = generation;
+        let index = self.handle.index;
+        self.mine = self
+            .table
+            .ports()
+            .filter(|port| port.worker == index)
+            .cloned()
+            .collect();
+        self.carriage.use_table(Arc::clone(&self.table));
+        self.handle.generation.store(generation, Ordering::Release);
+    }
+
+    /// Carries a few bursts of one port.
+    fn serve(&mut self, port: &Port) -> bool {
+        let begun = clock::now();
+        let rung = port.doorbell.swap(0, Ordering::Relaxed);
+        let start = if rung == 0 {
+            begun
+        } else {
+            Instant(rung).min(begun)
+        };
+        for turn in 0..BURSTS_PER_TURN {
+            let taken = if turn == 0 { begun } else { clock::now() };
+            let frames = self.carriage.carry(port, start, begun, taken);
+            if frames == 0 {
+                return turn > 0;
+            }
+            self.handle.count_burst(frames);
+        }
+        true
+    }
+
+    /// Carries on what filters held and now let go.
+    fn release(&mut self, mine: &[Arc<Port>]) -> bool {
+        let mut busy = false;
+        if self.handle.take_releases() {
+            let table = Arc::clone(&self.table);
+            for port in table.ports().filter(|port| port.probe.is_active()) {
+                busy |= port.probe.has_outbox(self.handle.index) && self.carriage.poll_probe(port);
+            }
+        }
+        let now = clock::now();
+        for port in mine.iter().filter(|port| port.probe.is_active()) {
+            if port.probe.deadline().is_some_and(|at| at <= now) {
+                busy |= self.carriage.poll_probe(port);
+            }
+        }
+        busy
+    }
+
+    /// Nothing to do: polls on, or sleeps.
+    fn rest(&mut self) {
+        if self.handle.config.mode == WorkerMode::Poll {
+            std::hint::spin_loop();
+            return;
+        }
+        let now = clock::now();
+        let since = *self.idle_since.get_or_insert(now);
+        if now < since.after(IDLE_SPELL) {
+            std::hint::spin_loop();
+            return;
+        }
+        let mut pending = false;
+        for port in &self.mine {
+            pending |= port.backend.arm(port.has_backlog.load(Ordering::Acquire));
+        }
+        if !pending && self.generation == self.shared.generation.load(Ordering::Acquire) {
+            self.sleep(now);
+        }
+        for port in &self.mine {
+            port.backend.disarm();
+        }
+    }
+
+    fn sleep(&mut self, now: Instant) {
+        let deadline = self
+            .mine
+            .iter()
+            .filter_map(|port| {
+                let held = if port.probe.is_active() {
+                    port.probe.deadline()
+                } else {
+                    None
+                };
+                held.into_iter().chain(port.backend.deadline(now)).min()
+            })
+            .min();
+        let rung = self
+            .handle
+            .sleep(deadline.map(|at| Duration::from_nanos(at.since(clock::now()))));
+        let now = clock::now();
+        for id in rung {
+            if let Some(port) = self.table.get(id) {
+                port.doorbell.store(now.0, Ordering::Relaxed);
+                port.backend.woken();
+            }
+        }
+        self.idle_since = None;
+    }
+}

@@ -1,0 +1,450 @@
+//! Bursts through the switch, without threads: backends are queues, and each round is asked for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use etherparse::PacketBuilder;
+use introspection::stage::Stage;
+use introspection::{Instant, Profile};
+use offload::VnetHeader;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::burst::Carriage;
+use crate::clock;
+use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, VlanMode, WorkerConfig};
+use crate::counters::DropReason;
+use crate::egress;
+use crate::frame::{BURST, Burst, Outgoing};
+use crate::port::{Backend, BackendStatus, Capabilities, Delivery, Refusal, Waker};
+use crate::switch::{Port, Shared, make_filter};
+
+type Taken = (VnetHeader, Vec<u8>);
+
+/// A guest made of two queues.
+#[derive(Default)]
+struct Queues {
+    sent: Mutex<VecDeque<Taken>>,
+    got: Mutex<Vec<Taken>>,
+    can: Capabilities,
+    /// Frames that it still takes.
+    room: AtomicUsize,
+}
+
+impl Backend for Queues {
+    fn attach(&self, _: Arc<dyn Waker>) {}
+
+    fn take(&self, _: Instant, burst: &mut Burst) {
+        let mut sent = self.sent.lock();
+        while let Some((vnet, frame)) = (burst.room() > 0).then(|| sent.pop_front()).flatten() {
+            burst.push_owned(vnet, frame);
+        }
+    }
+
+    fn complete(&self, _: &Burst) {}
+
+    fn capabilities(&self) -> Capabilities {
+        self.can
+    }
+
+    fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery {
+        for (accepted, frame) in frames.iter().enumerate() {
+            if self.room.load(Ordering::Relaxed) == 0 {
+                return Delivery {
+                    accepted,
+                    refusal: Some(Refusal::Full),
+                };
+            }
+            self.room.fetch_sub(1, Ordering::Relaxed);
+            assert_eq!(
+                frame.len as usize,
+                frame.head.len(),
+                "these guests send private frames"
+            );
+            self.got.lock().push((frame.vnet, frame.head.to_vec()));
+        }
+        Delivery {
+            accepted: frames.len(),
+            refusal: None,
+        }
+    }
+
+    fn notify(&self) {}
+
+    fn arm(&self, _: bool) -> bool {
+        false
+    }
+
+    fn disarm(&self) {}
+
+    fn woken(&self) {}
+
+    fn deadline(&self, _: Instant) -> Option<Instant> {
+        None
+    }
+
+    fn status(&self) -> BackendStatus {
+        BackendStatus::default()
+    }
+
+    fn close(&self) {}
+}
+
+/// A switch whose rounds the test makes.
+struct Bench {
+    shared: Arc<Shared>,
+    workers: Vec<Carriage>,
+    guests: Vec<Arc<Queues>>,
+}
+
+const ALL: Capabilities = Capabilities {
+    checksum: true,
+    tso4: true,
+    tso6: true,
+    uso4: true,
+    uso6: true,
+    ecn: true,
+};
+
+impl Bench {
+    fn new(workers: usize, ports: &[(VlanMode, Capabilities)]) -> Self {
+        let config = SwitchConfig {
+            workers: vec![WorkerConfig::default(); workers],
+        };
+        let shared = Arc::new(Shared::new(&config).expect("epoll works"));
+        let mut guests = Vec::new();
+        for (slot, (vlan, can)) in ports.iter().enumerate() {
+            let guest = Arc::new(Queues {
+                can: *can,
+                room: AtomicUsize::new(usize::MAX),
+                ..Queues::default()
+            });
+            let config = PortConfig {
+                vlan: vlan.clone(),
+                ..PortConfig::new(format!("p{slot}"), PortKind::Endpoint(String::new()))
+            };
+            let backend: Arc<dyn Backend> = Arc::clone(&guest) as _;
+            let port = Arc::new(Port::new(slot, &config, backend, workers));
+            shared.publish(|slots| slots.push(Some(port)));
+            guests.push(guest);
+        }
+        let workers = (0..workers)
+            .map(|index| Carriage::new(Arc::clone(&shared), index))
+            .collect();
+        Self {
+            shared,
+            workers,
+            guests,
+        }
+    }
+
+    fn port(&self, index: usize) -> Arc<Port> {
+        let table = self.shared.table();
+        table.ports().nth(index).cloned().expect("the port exists")
+    }
+
+    fn send(&self, from: usize, frame: &[u8]) {
+        self.send_with(from, VnetHeader::default(), frame);
+    }
+
+    fn send_with(&self, from: usize, vnet: VnetHeader, frame: &[u8]) {
+        self.guests[from].sent.lock().push_back((vnet, frame.to_vec()));
+    }
+
+    /// Rounds of all workers until nothing moves.
+    fn run(&mut self) {
+        for _ in 0..100 {
+            if !self.round() {
+                return;
+            }
+        }
+        panic!("the switch does not come to rest");
+    }
+
+    fn round(&mut self) -> bool {
+        let table = self.shared.table();
+        let now = clock::now();
+        let mut busy = false;
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            for port in table.ports() {
+                if port.worker == index {
+                    busy |= worker.carry(port, now, now, now) > 0;
+                    busy |= port.has_backlog.load(Ordering::Relaxed) && egress::drain(port);
+                }
+                busy |= port.probe.has_outbox(index) && worker.poll_probe(port);
+            }
+        }
+        busy
+    }
+
+    fn filter(&self, port: usize, profile: Profile) {
+        let config = FilterConfig {
+            profile,
+            ..FilterConfig::default()
+        };
+        let filter = make_filter("p", &config).expect("a filter without rules");
+        self.port(port).probe.set_filter(filter, config);
+    }
+
+    fn got(&self, port: usize) -> Vec<Vec<u8>> {
+        self.guests[port]
+            .got
+            .lock()
+            .drain(..)
+            .map(|(_, frame)| frame)
+            .collect()
+    }
+
+    fn drops(&self, port: usize) -> Vec<DropReason> {
+        let counters = self.port(port).counters.snapshot();
+        counters
+            .tx_dropped
+            .into_keys()
+            .chain(counters.rx_dropped.into_keys())
+            .collect()
+    }
+}
+
+fn mac(host: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, host]
+}
+
+fn udp(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac(from), mac(to))
+        .ipv4([192, 0, 2, from], [192, 0, 2, to], 64)
+        .udp(1000, 2000)
+        .write(&mut frame, payload)
+        .expect("a frame");
+    frame
+}
+
+fn tcp(from: u8, to: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(mac(from), mac(to))
+        .ipv4([192, 0, 2, from], [192, 0, 2, to], 64)
+        .tcp(1000, 2000, seq, 8192)
+        .ack(1)
+        .write(&mut frame, payload)
+        .expect("a frame");
+    frame
+}
+
+fn access(vlan: u16) -> (VlanMode, Capabilities) {
+    (VlanMode::Access(vlan), ALL)
+}
+
+#[test]
+fn floods_what_is_unknown_and_learns() {
+    let mut bench = Bench::new(1, &[access(0), access(0), access(0)]);
+    bench.send(0, &udp(1, 2, b"first"));
+    bench.run();
+    assert_eq!(
+        (bench.got(1).len(), bench.got(2).len()),
+        (1, 1),
+        "the destination is unknown"
+    );
+    bench.send(1, &udp(2, 1, b"answer"));
+    bench.run();
+    assert_eq!(
+        (bench.got(0).len(), bench.got(2).len()),
+        (1, 0),
+        "host 1 was learned"
+    );
+    bench.send(0, &udp(1, 2, b"second"));
+    bench.run();
+    assert_eq!(
+        (bench.got(1), bench.got(2).len()),
+        (vec![udp(1, 2, b"second")], 0)
+    );
+    bench.send(0, &udp(3, 1, b"to itself"));
+    bench.run();
+    assert_eq!(bench.drops(0), [DropReason::SamePort]);
+}
+
+#[test]
+fn drops_what_breaks_the_rules() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench.send(0, &[0; 5]);
+    let mut from_group = udp(1, 2, b"");
+    from_group[6] = 0x01;
+    bench.send(0, &from_group);
+    let gso = VnetHeader {
+        flags: 1,
+        gso_type: 1,
+        gso_size: 100,
+        csum_start: 34,
+        csum_offset: 6,
+        ..VnetHeader::default()
+    };
+    bench.send_with(0, gso, &udp(1, 2, b"not TCP"));
+    bench.run();
+    assert_eq!(
+        bench.drops(0),
+        [
+            DropReason::BadLength,
+            DropReason::BadOffload,
+            DropReason::BadSource
+        ]
+    );
+    assert!(bench.got(1).is_empty());
+}
+
+#[test]
+fn keeps_vlans_apart_and_tags_for_trunks() {
+    let trunk = (VlanMode::Trunk(vec![10, 20]), ALL);
+    let mut bench = Bench::new(1, &[access(10), access(20), trunk, access(10)]);
+    bench.send(0, &udp(1, 9, b"hello"));
+    bench.run();
+    assert!(bench.got(1).is_empty(), "another VLAN");
+    assert_eq!(bench.got(3), [udp(1, 9, b"hello")]);
+    let tagged = bench.got(2).remove(0);
+    assert_eq!(tagged[12..16], [0x81, 0x00, 0x00, 10]);
+    assert_eq!(tagged[16..], udp(1, 9, b"hello")[12..]);
+    bench.send(2, &tagged);
+    bench.run();
+    let untagged = bench.got(3).remove(0);
+    assert_eq!(untagged, udp(1, 9, b"hello"));
+    bench.send(0, &tagged);
+    bench.run();
+    assert_eq!(
+        bench.drops(0),
+        [DropReason::Vlan],
+        "an access port takes no tagged frame"
+    );
+}
+
+#[test]
+fn does_in_software_what_the_receiver_cannot() {
+    let plain = (VlanMode::Access(0), Capabilities::default());
+    let mut bench = Bench::new(1, &[access(0), plain, access(0)]);
+    let payload: Vec<u8> = (0..10_000_u32).map(|n| n as u8).collect();
+    let mut large = tcp(1, 0xff, 100, &payload);
+    large[0..6].fill(0xff);
+    // The pseudo-header's sum, as a driver leaves it.
+    let pseudo = offload::checksum::pseudo_header([192, 0, 2, 1].into(), [192, 0, 2, 0xff].into(), 6, 10_020);
+    large[50..52].copy_from_slice(&(!offload::checksum::fold(pseudo)).to_be_bytes());
+    let vnet = VnetHeader {
+        flags: 1,
+        gso_type: 1,
+        hdr_len: 54,
+        gso_size: 1000,
+        csum_start: 34,
+        csum_offset: 16,
+        num_buffers: 0,
+    };
+    bench.send_with(0, vnet, &large);
+    bench.run();
+    let whole = bench.got(2);
+    assert_eq!(whole, [large], "an able receiver gets the frame as it was");
+    let segments = bench.got(1);
+    assert_eq!(segments.len(), 10);
+    let mut joined = Vec::new();
+    for segment in &segments {
+        let meta = offload::parse(segment, segment.len()).expect("a frame");
+        assert!(offload::checksum::verify_transport(segment, &meta));
+        assert_eq!(meta.tcp().map(|tcp| tcp.seq), Some(100 + joined.len() as u32));
+        joined.extend_from_slice(&segment[54..]);
+    }
+    assert_eq!(joined, payload);
+    assert_eq!(bench.port(1).counters.snapshot().segmented, 1);
+}
+
+#[test]
+fn keeps_frames_for_a_full_receiver_in_order() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench.guests[1].room.store(3, Ordering::Relaxed);
+    let frames: Vec<_> = (0..100_u8).map(|n| udp(1, 2, &[n])).collect();
+    for frame in &frames {
+        bench.send(0, frame);
+    }
+    bench.run();
+    assert_eq!(bench.got(1), frames[..3]);
+    assert_eq!(bench.port(1).counters.snapshot().backlogged, 97);
+    bench.guests[1].room.store(usize::MAX, Ordering::Relaxed);
+    bench.send(0, &udp(1, 2, b"last"));
+    bench.run();
+    let got = bench.got(1);
+    assert_eq!(got[..97], frames[3..]);
+    assert_eq!(got[97..], [udp(1, 2, b"last")]);
+}
+
+#[test]
+fn a_receiver_that_takes_nothing_costs_bounded_memory() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench.guests[1].room.store(0, Ordering::Relaxed);
+    for _ in 0..400 {
+        for _ in 0..BURST {
+            bench.send(0, &udp(1, 2, &[0; 1000]));
+        }
+        bench.round();
+    }
+    assert!(egress::backlog_len(&bench.port(1)) <= 8192);
+    assert_eq!(bench.drops(1), [DropReason::ReceiverFull]);
+}
+
+#[test]
+fn stages_sum_to_the_residence_time() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench.filter(0, Profile::Inspect);
+    for n in 0..50 {
+        bench.send(0, &tcp(1, 2, n, b"x"));
+        bench.run();
+    }
+    let summary = bench.port(0).stages.lock().summary();
+    let sum: f64 = Stage::ALL
+        .iter()
+        .map(|stage| summary.stages.get(*stage).mean)
+        .sum();
+    assert_eq!(summary.residence.count, 50);
+    assert!(
+        (sum - summary.residence.mean).abs() < 0.01,
+        "{sum} against {}",
+        summary.residence.mean
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever filters come and go on either port, on one worker or two, every frame of a flow arrives, once and in
+    /// the order in which it was sent.
+    #[test]
+    fn toggling_loses_and_reorders_nothing(
+        workers in 1_usize..=2,
+        steps in proptest::collection::vec((0_usize..2, 0_usize..5, 0_usize..40), 1..40),
+    ) {
+        let mut bench = Bench::new(workers, &[access(0), access(0)]);
+        let mut next = [0_u32; 2];
+        let mut got = [Vec::new(), Vec::new()];
+        let profiles = [Profile::Off, Profile::Inspect, Profile::Hold, Profile::Serialize];
+        for (side, profile, frames) in steps {
+            if let Some(profile) = profiles.get(profile) {
+                bench.filter(side, *profile);
+            }
+            for _ in 0..frames {
+                let (from, to) = if side == 0 { (1, 2) } else { (2, 1) };
+                bench.send(side, &tcp(from, to, next[side], b"abcd"));
+                next[side] += 4;
+            }
+            bench.round();
+            for (side, got) in got.iter_mut().enumerate() {
+                got.extend(bench.got(side));
+            }
+        }
+        bench.filter(0, Profile::Off);
+        bench.run();
+        bench.filter(1, Profile::Off);
+        bench.run();
+        for side in 0..2 {
+            got[side].extend(bench.got(side));
+            let sequence: Vec<u32> = got[side]
+                .iter()
+                .map(|frame| offload::parse(frame, frame.len()).expect("a frame").tcp().expect("TCP").seq)
+                .collect();
+            let sent: Vec<u32> = (0..next[1 - side]).step_by(4).collect();
+            prop_assert_eq!(sequence, sent);
+        }
+    }
+}
