@@ -1,6 +1,11 @@
-//! Frames for tests.
+//! Frames and a port for tests.
+
+use std::collections::HashMap;
 
 use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport, UdpMeta};
+
+use crate::stall::{Point, StallWatcher};
+use crate::{Action, Direction, Filter, FilterOptions, FrameId, FrameRef, Instant, Profile, build};
 
 /// A TCP segment between 192.0.2.1:4000 (the guest) and 192.0.2.2:80.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +57,15 @@ impl Segment {
     /// With exactly these flags.
     pub(crate) fn flags(self, flags: u8) -> Self {
         Self { flags, ..self }
+    }
+
+    /// Which way it goes.
+    pub(crate) fn direction(self) -> Direction {
+        if self.to_guest {
+            Direction::Rx
+        } else {
+            Direction::Tx
+        }
     }
 
     /// Its metadata.
@@ -107,5 +121,86 @@ fn frame(to_guest: bool, protocol: u8, transport: Transport, len: u32) -> FrameM
             end: len,
             transport,
         }),
+    }
+}
+
+/// A port with a filter and a watcher on both sides of it, in virtual time.
+pub(crate) struct Port {
+    filter: Option<Box<dyn Filter>>,
+    pub(crate) watcher: StallWatcher,
+    held: HashMap<FrameId, (Direction, FrameMeta)>,
+    shown: u64,
+    /// What left the filter, and when.
+    pub(crate) passed: Vec<(Instant, Direction, FrameMeta)>,
+}
+
+impl Port {
+    pub(crate) fn new(profile: Profile) -> Self {
+        Self::with(build(profile, FilterOptions::default()))
+    }
+
+    pub(crate) fn with(filter: Option<Box<dyn Filter>>) -> Self {
+        Self {
+            filter,
+            watcher: StallWatcher::default(),
+            held: HashMap::new(),
+            shown: 0,
+            passed: Vec::new(),
+        }
+    }
+
+    /// Releases what is due until `us` microseconds.
+    pub(crate) fn wait(&mut self, us: u64) {
+        let until = Instant(us * 1000);
+        while let Some(filter) = &mut self.filter
+            && let Some(at) = filter.next_deadline().filter(|at| *at <= until)
+        {
+            let mut actions = Vec::new();
+            filter.expire(at, &mut actions);
+            assert!(!actions.is_empty(), "something was due");
+            self.carry_out(at, actions, None);
+        }
+    }
+
+    /// Carries a segment at `us` microseconds.
+    pub(crate) fn carry(&mut self, us: u64, segment: Segment) {
+        self.wait(us);
+        let now = Instant(us * 1000);
+        let direction = segment.direction();
+        let meta = segment.meta();
+        self.watcher
+            .observe(now, Point::entry(direction), direction, &meta);
+        let id = FrameId(self.shown);
+        self.shown += 1;
+        let frame = FrameRef {
+            id,
+            direction,
+            meta: &meta,
+            payload: &[],
+            gso_size: 0,
+        };
+        let mut actions = Vec::new();
+        match &mut self.filter {
+            Some(filter) => filter.inspect(now, &[frame], &mut actions),
+            None => actions.push(Action::Forward(id)),
+        }
+        self.carry_out(now, actions, Some((direction, meta)));
+    }
+
+    fn carry_out(&mut self, now: Instant, actions: Vec<Action>, frame: Option<(Direction, FrameMeta)>) {
+        for action in actions {
+            let (direction, meta) = match action {
+                Action::Forward(_) => frame.expect("a burst"),
+                Action::Hold(id) => {
+                    self.held.insert(id, frame.expect("a burst"));
+                    continue;
+                }
+                Action::Release(id, _) => self.held.remove(&id).expect("held"),
+                Action::Drop(..) | Action::Reset(_) => continue,
+            };
+            self.watcher
+                .observe(now, Point::exit(direction), direction, &meta);
+            self.passed.push((now, direction, meta));
+        }
     }
 }

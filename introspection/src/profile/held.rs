@@ -85,11 +85,6 @@ impl HeldFrames {
         self.count < self.max_count && self.octets.saturating_add(octets.into()) <= self.max_octets
     }
 
-    #[cfg(test)]
-    pub(super) const fn len(&self) -> usize {
-        self.count
-    }
-
     /// The frame that must go first.
     pub(super) fn earliest(&self) -> Option<&Held> {
         self.nodes.get(self.earliest as usize).map(|node| &node.held)

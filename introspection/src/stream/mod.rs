@@ -298,3 +298,6 @@ impl Stream {
         self.blocked = None;
     }
 }
+
+#[cfg(test)]
+mod tests;
