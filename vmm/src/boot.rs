@@ -6,12 +6,14 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use linux_loader::loader::elf::start_info::XEN_HVM_START_MAGIC_VALUE;
+use linux_loader::loader::elf::start_info::{XEN_HVM_MEMMAP_TYPE_ACPI, XEN_HVM_START_MAGIC_VALUE};
 use linux_loader::loader::elf::start_info::{XEN_HVM_MEMMAP_TYPE_RAM, XEN_HVM_MEMMAP_TYPE_RESERVED};
 use linux_loader::loader::elf::start_info::{hvm_memmap_table_entry, hvm_modlist_entry, hvm_start_info};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion};
 
-use crate::layout::{CMDLINE, CMDLINE_MAX, ECAM, ECAM_SIZE, HIGH_MEMORY, LOW_MEMORY_END};
+use crate::layout::{
+    ACPI_TABLES, CMDLINE, CMDLINE_MAX, ECAM, ECAM_SIZE, HIGH_MEMORY, LEGACY_AREA, LOW_MEMORY_END,
+};
 use crate::layout::{MEMORY_MAP, MODULE_LIST, PAGE, START_INFO};
 use crate::memory::GuestRam;
 
@@ -109,6 +111,7 @@ pub(crate) fn write_start_info(
     ram: &GuestRam,
     cmdline: &str,
     initrd: Option<Initrd>,
+    acpi: u64,
 ) -> Result<(), BootError> {
     check_cmdline(cmdline)?;
     ram.write_slice(cmdline.as_bytes(), GuestAddress(CMDLINE))?;
@@ -124,6 +127,7 @@ pub(crate) fn write_start_info(
         magic: XEN_HVM_START_MAGIC_VALUE,
         version: 1,
         cmdline_paddr: CMDLINE,
+        rsdp_paddr: acpi,
         memmap_paddr: MEMORY_MAP,
         memmap_entries: map.len() as u32,
         ..Default::default()
@@ -152,7 +156,8 @@ fn memory_map(ram: &GuestRam) -> Vec<hvm_memmap_table_entry> {
     };
     let mut map = vec![
         entry(0, LOW_MEMORY_END, XEN_HVM_MEMMAP_TYPE_RAM),
-        entry(LOW_MEMORY_END, HIGH_MEMORY, XEN_HVM_MEMMAP_TYPE_RESERVED),
+        entry(ACPI_TABLES, LEGACY_AREA, XEN_HVM_MEMMAP_TYPE_ACPI),
+        entry(LEGACY_AREA, HIGH_MEMORY, XEN_HVM_MEMMAP_TYPE_RESERVED),
     ];
     for region in ram.iter() {
         let (start, len) = (region.start_addr().0, region.len());
@@ -182,7 +187,7 @@ mod tests {
             start: 0x80_0000,
             size: 5,
         });
-        write_start_info(&ram, "role=server tsc_khz=1", initrd).expect("written");
+        write_start_info(&ram, "role=server tsc_khz=1", initrd, ACPI_TABLES).expect("written");
         let info: hvm_start_info = ram.read_obj(GuestAddress(START_INFO)).expect("in memory");
         assert_eq!((info.magic, info.version, info.nr_modules), (0x336e_c578, 1, 1));
         let mut cmdline = [0; 22];
@@ -191,7 +196,7 @@ mod tests {
         assert_eq!(&cmdline, b"role=server tsc_khz=1\0");
         let module: hvm_modlist_entry = ram.read_obj(GuestAddress(info.modlist_paddr)).expect("in memory");
         assert_eq!((module.paddr, module.size), (0x80_0000, 5));
-        assert_eq!(info.memmap_entries, 4);
+        assert_eq!((info.memmap_entries, info.rsdp_paddr), (5, ACPI_TABLES));
     }
 
     #[test]

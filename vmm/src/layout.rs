@@ -12,12 +12,12 @@ pub(crate) const MEMORY_MAP: u64 = 0x7000;
 pub(crate) const CMDLINE: u64 = 0x2_0000;
 /// Octets that the command line may take, its final zero included.
 pub(crate) const CMDLINE_MAX: usize = 4096;
-/// End of conventional memory: tables and the legacy video and firmware area begin here.
+/// End of conventional memory: the ACPI tables begin here.
 pub(crate) const LOW_MEMORY_END: u64 = 0x9_d000;
-/// The multiprocessor table.
-pub(crate) const MP_TABLE: u64 = 0x9_d000;
-/// The pointer to it, in the last KiB of base memory, where kernels look for it.
-pub(crate) const MP_POINTER: u64 = 0x9_fc00;
+/// The ACPI tables.
+pub(crate) const ACPI_TABLES: u64 = LOW_MEMORY_END;
+/// The legacy video and firmware area.
+pub(crate) const LEGACY_AREA: u64 = 0xa_0000;
 /// Processors whose APIC numbers, with that of the I/O APIC, fit 8 bits without the broadcast number.
 pub(crate) const MAX_VCPUS: u8 = 254;
 /// Where kernels may be loaded from.
@@ -30,6 +30,8 @@ pub(crate) const ECAM: u64 = 0xe000_0000;
 pub(crate) const ECAM_SIZE: u64 = 0x10_0000;
 /// First address given to PCI base address registers.
 pub(crate) const PCI_MMIO: u64 = 0xe100_0000;
+/// End of what base address registers may be set to.
+pub(crate) const PCI_MMIO_END: u64 = 0xfec0_0000;
 /// Three pages that KVM needs for itself on Intel processors.
 pub(crate) const KVM_TSS: u64 = 0xfffb_d000;
 /// RAM above the PCI hole starts here.

@@ -4,6 +4,7 @@
 //! vhost-user front ends: guest memory and rings are shared with a switch in another process, and the data path
 //! bypasses this one.
 
+mod acpi;
 mod boot;
 mod config;
 mod devices;
@@ -11,7 +12,6 @@ mod error;
 mod kernel;
 mod layout;
 mod memory;
-mod mptable;
 mod report;
 mod stop;
 #[cfg(test)]

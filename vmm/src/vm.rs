@@ -14,18 +14,19 @@ use kvm_ioctls::{Cap, Kvm, VmFd};
 use parking_lot::Mutex;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::acpi;
 use crate::boot::{self, BootError};
 use crate::config::{MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, VmConfig};
 use crate::devices::bus::Bus;
 use crate::devices::net::Net;
 use crate::devices::pci::{PciFunction, PciRoot};
+use crate::devices::power::Power;
 use crate::devices::serial::{COM1_LINE, Console, Input, SerialPort};
 use crate::devices::virtio::{BAR_SPAN, VirtioFunction};
 use crate::error::{VmError, host, kvm};
 use crate::kernel;
 use crate::layout::{KVM_TSS, MAX_VCPUS, PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam};
-use crate::mptable;
 use crate::report::{BootTimes, MemoryUse, NicReport, Stopwatch, VmReport};
 use crate::stop::{StopHandle, StopReason};
 use crate::vcpu::Vcpus;
@@ -95,8 +96,8 @@ impl Vm {
 
         let vcpus = Vcpus::new(&kvm_fd, &vm, config.vcpus)?;
         vcpus.enter_at(kernel.entry)?;
-        mptable::write(&ram, config.vcpus).map_err(BootError::from)?;
-        boot::write_start_info(&ram, &with_tsc_khz(config.cmdline, vcpus.tsc_khz()), initrd)?;
+        let acpi = acpi::write(&ram, config.vcpus).map_err(BootError::from)?;
+        boot::write_start_info(&ram, &with_tsc_khz(config.cmdline, vcpus.tsc_khz()), initrd, acpi)?;
         boot.vcpus_us = watch.us();
 
         let functions = nics
@@ -106,6 +107,7 @@ impl Vm {
         let bus = Arc::new(Bus {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(functions)),
+            power: Power::default(),
         });
         let input = console.input.map(Input::new);
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;

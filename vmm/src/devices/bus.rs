@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pci::PciRoot;
-use super::power;
+use super::power::Power;
 use super::serial::{COM1, PORTS, SerialPort};
 use crate::stop::StopReason;
 
@@ -11,6 +11,7 @@ use crate::stop::StopReason;
 pub(crate) struct Bus {
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) pci: Arc<PciRoot>,
+    pub(crate) power: Power,
 }
 
 impl Bus {
@@ -18,14 +19,14 @@ impl Bus {
     pub(crate) fn read_port(&self, port: u16, data: &mut [u8]) {
         match port.checked_sub(COM1).filter(|offset| *offset < PORTS) {
             Some(offset) => self.serial.read(offset as u8, data),
-            None if self.pci.read_port(port, data) || power::read(port, data) => {}
+            None if self.pci.read_port(port, data) || self.power.read(port, data) => {}
             None => data.fill(0xff),
         }
     }
 
     /// A guest's write to a port; the reason to stop when that is what it asks for.
     pub(crate) fn write_port(&self, port: u16, data: &[u8]) -> Option<StopReason> {
-        let stop = power::write(port, data);
+        let stop = self.power.write(port, data);
         if stop.is_none() {
             match port.checked_sub(COM1).filter(|offset| *offset < PORTS) {
                 Some(offset) => self.serial.write(offset as u8, data),
@@ -58,6 +59,7 @@ mod tests {
         let bus = Bus {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(Vec::new())),
+            power: Power::default(),
         };
         let mut data = [0; 4];
         bus.read_port(0x80, &mut data);
