@@ -24,7 +24,7 @@ pub(super) fn description() -> Vec<u8> {
     let devices = [pci(), console()].concat();
     let scope = [vec![SCOPE], counted([&b"_SB_"[..], &devices].concat())].concat();
     let sleep_types = [vec![PACKAGE], counted(vec![4, 0, 0, 0, 0])].concat();
-    [scope, name(b"_S5_", &sleep_types)].concat()
+    [scope, name(*b"_S5_", &sleep_types)].concat()
 }
 
 /// PCI bus 0, its configuration ports, and the memory that its functions may decode.
@@ -40,11 +40,11 @@ fn pci() -> Vec<u8> {
             .flat_map(|word| word.to_le_bytes()),
     );
     let body = [
-        name(b"_HID", &eisa_id(b"PNP", 0x0a08)),
-        name(b"_CID", &eisa_id(b"PNP", 0x0a03)),
-        name(b"_CRS", &resource_template(&resources)),
+        name(*b"_HID", &eisa_id(*b"PNP", 0x0a08)),
+        name(*b"_CID", &eisa_id(*b"PNP", 0x0a03)),
+        name(*b"_CRS", &resource_template(&resources)),
     ];
-    device(b"PCI0", &body.concat())
+    device(*b"PCI0", &body.concat())
 }
 
 /// The 16550 at COM1.
@@ -52,10 +52,10 @@ fn console() -> Vec<u8> {
     let line = (1_u16 << COM1_LINE).to_le_bytes();
     let resources = [&ports(COM1, PORTS as u8)[..], &[IRQ, line[0], line[1]]].concat();
     let body = [
-        name(b"_HID", &eisa_id(b"PNP", 0x0501)),
-        name(b"_CRS", &resource_template(&resources)),
+        name(*b"_HID", &eisa_id(*b"PNP", 0x0501)),
+        name(*b"_CRS", &resource_template(&resources)),
     ];
-    device(b"COM1", &body.concat())
+    device(*b"COM1", &body.concat())
 }
 
 fn ports(first: u16, count: u8) -> [u8; 8] {
@@ -69,16 +69,16 @@ fn resource_template(descriptors: &[u8]) -> Vec<u8> {
     [vec![BUFFER], counted([&[DWORD][..], &size, &content].concat())].concat()
 }
 
-fn device(segment: &[u8; 4], body: &[u8]) -> Vec<u8> {
-    [DEVICE.to_vec(), counted([segment, body].concat())].concat()
+fn device(segment: [u8; 4], body: &[u8]) -> Vec<u8> {
+    [DEVICE.to_vec(), counted([&segment[..], body].concat())].concat()
 }
 
-fn name(segment: &[u8; 4], object: &[u8]) -> Vec<u8> {
+fn name(segment: [u8; 4], object: &[u8]) -> Vec<u8> {
     [&[NAME], &segment[..], object].concat()
 }
 
 /// A compressed identifier: three letters of 5 bits, four hexadecimal digits, most significant octet first.
-fn eisa_id(vendor: &[u8; 3], product: u16) -> Vec<u8> {
+fn eisa_id(vendor: [u8; 3], product: u16) -> Vec<u8> {
     let letters = vendor
         .iter()
         .fold(0_u32, |letters, letter| letters << 5 | u32::from(letter - 0x40));
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn identifiers_are_those_of_the_specification() {
-        assert_eq!(eisa_id(b"PNP", 0x0a03), [0x0c, 0x41, 0xd0, 0x0a, 0x03]);
-        assert_eq!(eisa_id(b"PNP", 0x0501), [0x0c, 0x41, 0xd0, 0x05, 0x01]);
+        assert_eq!(eisa_id(*b"PNP", 0x0a03), [0x0c, 0x41, 0xd0, 0x0a, 0x03]);
+        assert_eq!(eisa_id(*b"PNP", 0x0501), [0x0c, 0x41, 0xd0, 0x05, 0x01]);
     }
 
     #[test]

@@ -27,15 +27,15 @@ pub(crate) fn write(ram: &GuestRam, vcpus: u8) -> Result<u64, GuestMemoryError> 
         next: ACPI_TABLES,
     };
     let facs = area.put(&facs())?;
-    let dsdt = area.put(&table(b"DSDT", 2, &aml::description()))?;
+    let dsdt = area.put(&table(*b"DSDT", 2, &aml::description()))?;
     let fadt = area.put(&fadt(facs, dsdt))?;
-    let madt = area.put(&table(b"APIC", 4, &processors(vcpus)))?;
-    let mcfg = area.put(&table(b"MCFG", 1, &configuration_window()))?;
+    let madt = area.put(&table(*b"APIC", 4, &processors(vcpus)))?;
+    let mcfg = area.put(&table(*b"MCFG", 1, &configuration_window()))?;
     let addresses: Vec<u8> = [fadt, madt, mcfg]
         .iter()
         .flat_map(|address| address.to_le_bytes())
         .collect();
-    let xsdt = area.put(&table(b"XSDT", 1, &addresses))?;
+    let xsdt = area.put(&table(*b"XSDT", 1, &addresses))?;
     area.put(&root_pointer(xsdt))
 }
 
@@ -56,7 +56,7 @@ impl Area<'_> {
 }
 
 /// A table: the common header, then `body`.
-fn table(signature: &[u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
+fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
     let mut table = signature.to_vec();
     table.extend((HEADER as u32 + body.len() as u32).to_le_bytes());
     table.extend([revision, 0]);
@@ -113,7 +113,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     put(120, &u64::from(RESET_CONTROL).to_le_bytes());
     put(128, &[RESET_CPU | 2]);
     put(140, &dsdt.to_le_bytes());
-    table(b"FACP", 6, &body)
+    table(*b"FACP", 6, &body)
 }
 
 /// Multiple APIC description (5.2.12): processors, the I/O APIC, the level-triggered SCI, NMI at LINT1.
