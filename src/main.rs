@@ -1,3 +1,7 @@
-//! Enlight: a hypervisor and virtual switch that explain what introspection costs.
+//! The program `enlight`; everything is in the library of that name.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    enlight::cli::main()
+}

@@ -1,0 +1,125 @@
+//! `enlight filter`.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use introspection::Profile;
+use vswitch::control::FilterInfo;
+
+use super::{Common, port_target, table};
+use crate::config::load_rules;
+use crate::daemon::api::filter_body;
+use crate::spec::FilterSpec;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Put a filter on a port, or change it, while traffic flows
+    #[command(after_help = "Examples:
+  enlight filter set v0 inspect --rules rules.toml
+      Look at every frame, hold none.
+  enlight filter set v0 hold --deadline 5
+      Hold segments until a message is complete, but no longer than 5 ms.")]
+    Set(SetArgs),
+    /// Take a port's filter out of the path
+    #[command(after_help = "Example:\n  enlight filter off v0")]
+    Off(OffArgs),
+    /// Show the filters of all ports
+    #[command(after_help = "Examples:\n  enlight filter show\n  enlight filter show --json")]
+    Show(ShowArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SetArgs {
+    /// The port
+    port: String,
+    /// off, inspect, hold or serialize
+    profile: Profile,
+    /// The longest that it may hold a frame, in milliseconds, 1 to 60000
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    deadline: Option<i64>,
+    /// A TOML file of `[[rule]]` tables: name, pattern, action (alert, drop or reset), and, if wanted, protocol and port
+    #[arg(long, value_name = "FILE")]
+    rules: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct OffArgs {
+    /// The port
+    port: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Set(args) => {
+            let rule = args
+                .rules
+                .as_deref()
+                .map(load_rules)
+                .transpose()?
+                .unwrap_or_default()
+                .rule;
+            let spec = FilterSpec {
+                profile: args.profile.name().to_owned(),
+                deadline_ms: args.deadline,
+                rule,
+            };
+            // Mistakes are told even when no switch runs.
+            spec.clone().check()?;
+            put(&args.common, &args.port, &spec)
+        }
+        Command::Off(args) => put(&args.common, &args.port, &filter_body(Profile::Off)),
+        Command::Show(args) => {
+            let filters: Vec<FilterInfo> = args.common.client().get("/v1/filters")?;
+            args.common.print(&filters, |filters| show(filters))
+        }
+    }
+}
+
+fn put(common: &Common, port: &str, spec: &FilterSpec) -> Result<()> {
+    let info: FilterInfo = common
+        .client()
+        .send("PUT", &port_target(port, "/filter")?, spec)?;
+    common.print(&info, |info| {
+        format!("port {}: filter {}", info.port, info.profile)
+    })
+}
+
+fn show(filters: &[FilterInfo]) -> String {
+    let rows: Vec<Vec<String>> = filters
+        .iter()
+        .map(|filter| {
+            let counters = &filter.counters;
+            vec![
+                filter.port.clone(),
+                filter.profile.to_string(),
+                filter
+                    .deadline_ms
+                    .map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
+                filter.rules.to_string(),
+                filter.changes.to_string(),
+                counters.frames.to_string(),
+                counters.flows.to_string(),
+                counters.held.to_string(),
+                counters.deadline_released.to_string(),
+                counters.matches.to_string(),
+                counters.dropped.to_string(),
+                counters.failed_open.to_string(),
+            ]
+        })
+        .collect();
+    let heading = [
+        "PORT", "PROFILE", "DEADLINE", "RULES", "CHANGES", "FRAMES", "FLOWS", "HELD", "OVERDUE", "MATCHES",
+        "DROPPED", "UNJUDGED",
+    ];
+    table::render(&heading, &rows)
+}

@@ -1,0 +1,250 @@
+//! `enlight stats`.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use introspection::stage::Stage;
+use vswitch::control::{PortStats, SwitchStats};
+use vswitch::counters::CounterSnapshot;
+
+use super::{Common, say, table};
+
+/// Time between two looks of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Show a switch's counters
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  enlight stats
+      What passed each port, what was dropped and why, where time went.
+  enlight stats --watch
+      Rates, each second, until Ctrl-C.")]
+pub(super) struct Args {
+    /// Show rates, each second, until Ctrl-C; with --json all counters, one line each second
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    if args.watch {
+        return watch(&args.common);
+    }
+    let stats = read(&args.common)?;
+    args.common.print(&stats, show)
+}
+
+fn read(common: &Common) -> Result<SwitchStats> {
+    Ok(common.client().get("/v1/stats")?)
+}
+
+fn watch(common: &Common) -> Result<()> {
+    let mut before = (Instant::now(), read(common)?);
+    loop {
+        thread::sleep(INTERVAL);
+        let now = (Instant::now(), read(common)?);
+        if common.json {
+            say(&serde_json::to_string(&now.1)?)?;
+        } else {
+            say(&rates(&before.1, &now.1, now.0 - before.0))?;
+        }
+        before = now;
+    }
+}
+
+fn show(stats: &SwitchStats) -> String {
+    let rows: Vec<Vec<String>> = stats.ports.iter().map(totals).collect();
+    let heading = [
+        "PORT",
+        "TX FRAMES",
+        "TX OCTETS",
+        "RX FRAMES",
+        "RX OCTETS",
+        "DROPPED",
+        "FLOODED",
+        "CUT",
+        "SUMMED",
+        "WAITING",
+    ];
+    let mut text = table::render(&heading, &rows);
+    for port in &stats.ports {
+        text.push_str(&details(port));
+    }
+    for (index, worker) in stats.workers.iter().enumerate() {
+        text.push_str(&format!(
+            "worker {index}: {} frames in {} bursts, {} of {} rounds busy, slept {} times\n",
+            worker.frames, worker.bursts, worker.busy_rounds, worker.rounds, worker.sleeps
+        ));
+    }
+    text.push_str(&format!("learned addresses: {}\n", stats.learned));
+    text
+}
+
+fn totals(port: &PortStats) -> Vec<String> {
+    let counters = &port.counters;
+    let numbers = [
+        counters.tx_frames,
+        counters.tx_octets,
+        counters.rx_frames,
+        counters.rx_octets,
+        dropped(counters),
+        counters.flooded,
+        counters.segmented,
+        counters.checksummed,
+        port.backlog,
+    ];
+    [port.name.clone()]
+        .into_iter()
+        .chain(numbers.map(|number| number.to_string()))
+        .collect()
+}
+
+fn dropped(counters: &CounterSnapshot) -> u64 {
+    counters
+        .tx_dropped
+        .values()
+        .chain(counters.rx_dropped.values())
+        .sum()
+}
+
+/// What only some ports have: drops, stalls, stages.
+fn details(port: &PortStats) -> String {
+    let mut text = String::new();
+    for (direction, drops) in [
+        ("tx", &port.counters.tx_dropped),
+        ("rx", &port.counters.rx_dropped),
+    ] {
+        for (reason, count) in drops {
+            text.push_str(&format!(
+                "{}: {count} {direction} frames dropped: {}\n",
+                port.name,
+                reason.label()
+            ));
+        }
+    }
+    if let Ok(serde_json::Value::Object(causes)) = serde_json::to_value(port.stalls) {
+        for (cause, count) in causes.iter().filter(|(_, count)| count.as_u64() > Some(0)) {
+            text.push_str(&format!("{}: {count} stalls: {cause}\n", port.name));
+        }
+    }
+    let stages = &port.stages;
+    if stages.frames > 0 {
+        let parts: Vec<String> = Stage::ALL
+            .iter()
+            .map(|stage| {
+                format!(
+                    "{} {}",
+                    stage_label(*stage),
+                    table::short(stages.stages.get(*stage).mean)
+                )
+            })
+            .collect();
+        let mean = table::short(stages.residence.mean);
+        text.push_str(&format!(
+            "{}: {mean} us in the switch on average: {}\n",
+            port.name,
+            parts.join(", ")
+        ));
+    }
+    text
+}
+
+const fn stage_label(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Doorbell => "doorbell",
+        Stage::QueueWait => "queue wait",
+        Stage::Parse => "parse",
+        Stage::Filter => "filter",
+        Stage::Hold => "hold",
+        Stage::Copy => "copy",
+        Stage::Notify => "notify",
+    }
+}
+
+/// What changed between two looks, per second.
+fn rates(before: &SwitchStats, now: &SwitchStats, elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+    let none = CounterSnapshot::default();
+    let rows: Vec<Vec<String>> = now
+        .ports
+        .iter()
+        .map(|port| {
+            let old = before
+                .ports
+                .iter()
+                .find(|old| old.name == port.name)
+                .map_or(&none, |old| &old.counters);
+            let new = &port.counters;
+            let rate =
+                |new: u64, old: u64, unit: f64| table::short(new.saturating_sub(old) as f64 / seconds / unit);
+            vec![
+                port.name.clone(),
+                rate(new.tx_frames, old.tx_frames, 1e3),
+                rate(new.tx_octets, old.tx_octets, 125e3),
+                rate(new.rx_frames, old.rx_frames, 1e3),
+                rate(new.rx_octets, old.rx_octets, 125e3),
+                rate(dropped(new), dropped(old), 1.0),
+                port.backlog.to_string(),
+            ]
+        })
+        .collect();
+    table::render(
+        &[
+            "PORT",
+            "TX KFRAMES/S",
+            "TX MBIT/S",
+            "RX KFRAMES/S",
+            "RX MBIT/S",
+            "DROPS/S",
+            "WAITING",
+        ],
+        &rows,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use introspection::stage::StageSummary;
+    use introspection::stall::StallCounts;
+    use vswitch::counters::DropReason;
+
+    use super::*;
+
+    fn stats(frames: u64) -> SwitchStats {
+        let counters = CounterSnapshot {
+            tx_frames: frames,
+            tx_octets: frames * 1000,
+            tx_dropped: [(DropReason::Vlan, frames / 1000)].into(),
+            ..CounterSnapshot::default()
+        };
+        let port = PortStats {
+            name: "v0".to_owned(),
+            counters,
+            backlog: 0,
+            stages: StageSummary::default(),
+            stalls: StallCounts::default(),
+        };
+        SwitchStats {
+            ports: vec![port],
+            workers: Vec::new(),
+            learned: 2,
+        }
+    }
+
+    #[test]
+    fn totals_and_reasons_are_shown() {
+        let text = show(&stats(2000));
+        assert!(text.contains("v0: 2 tx frames dropped: vlan"), "{text}");
+        assert!(text.contains("learned addresses: 2"), "{text}");
+    }
+
+    #[test]
+    fn rates_are_per_second() {
+        let text = rates(&stats(1000), &stats(5000), Duration::from_secs(2));
+        let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+        // 4,000 frames of 1,000 octets in two seconds, 4 of them dropped.
+        assert_eq!(row, ["v0", "2.00", "16.0", "0.00", "0.00", "2.00", "0"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! HTTP/1.1 over the control socket, in a thread of its own.
+//!
+//! Nobody is trusted to be quick: a request's head and body have to come in time, an answer has to be taken
+//! in time, and so many connections are served and no more.
+
+use std::io;
+use std::os::unix::net::UnixListener as StdListener;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_io_timeout::TimeoutStream;
+
+use super::routes::{self, Context};
+
+/// Connections served at once; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 128;
+/// Threads for what waits: changes of the switch, and one for each capture.
+const BLOCKING_THREADS: usize = 32;
+/// How long a request's head may take, and how long a connection may idle.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a client may leave an answer untaken.
+const WRITE_TIME: Duration = Duration::from_secs(20);
+/// Octets of a request's head.
+const MAX_HEAD: usize = 64 << 10;
+/// How long answers may take to finish when the daemon stops.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Rest after an accept that failed, for want of descriptors perhaps.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// Starts serving.
+pub(crate) fn spawn(
+    listener: StdListener,
+    context: Context,
+    stop: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()?;
+    let listener = {
+        let _guard = runtime.enter();
+        UnixListener::from_std(listener)?
+    };
+    thread::Builder::new().name("control".to_owned()).spawn(move || {
+        runtime.block_on(serve(listener, routes::router(context), stop));
+        // Captures end by themselves soon after the flag that they watch is set.
+        runtime.shutdown_timeout(FAREWELL);
+    })
+}
+
+async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = told(&mut stop) => break,
+        };
+        // The semaphore is never closed.
+        let Ok(place) = place else { break };
+        let stream = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = told(&mut stop) => break,
+        };
+        match stream {
+            Ok((stream, _)) => {
+                let connection = connection(stream, router.clone(), stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!("accepting on the control socket: {error}");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+        while connections.try_join_next().is_some() {}
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(FAREWELL, all).await.is_err() {
+        connections.abort_all();
+    }
+}
+
+/// Serves one client until it goes, breaks the rules or is too slow.
+async fn connection(stream: UnixStream, router: Router, mut stop: watch::Receiver<bool>) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIME));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME)
+        .max_buf_size(MAX_HEAD)
+        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = told(&mut stop) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a client of the control socket: {error}");
+    }
+}
+
+/// Waits until the daemon is to stop.
+async fn told(stop: &mut watch::Receiver<bool>) {
+    // Fails when the daemon is gone, which means the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

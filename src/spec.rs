@@ -1,0 +1,416 @@
+//! Ports and filters as people describe them, in the configuration file and on the control socket alike.
+
+use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use introspection::{Profile, Rule};
+use serde::{Deserialize, Serialize};
+use vswitch::control::{FilterConfig, PortConfig, PortKind, VlanMode, is_port_name};
+
+/// Longest path of a Unix socket in octets (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// Longest name of a network interface in octets (`IFNAMSIZ` less its terminator).
+const MAX_INTERFACE_NAME: usize = 15;
+/// Longest that a filter may be told to hold a frame, in milliseconds.
+const MAX_DEADLINE_MS: i64 = 60_000;
+
+/// A port: a `[[port]]` of the configuration file, and the body of `POST /v1/ports`.
+///
+/// Numbers are wider than they need to be, so that one out of range is told with what would do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct PortSpec {
+    /// Its name.
+    pub name: String,
+    /// The vhost-user socket that the switch makes and listens on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vhost_user: Option<PathBuf>,
+    /// A tap interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<String>,
+    /// The address and prefix length of a small IP host inside the switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The VLAN of an access port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<i64>,
+    /// The VLANs of a trunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk: Option<Vec<i64>>,
+    /// Queue pairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queues: Option<i64>,
+    /// Largest IP packet in octets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<i64>,
+    /// The filter's profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// The longest that the filter may hold a frame, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<i64>,
+    /// The filter's rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Rule>,
+}
+
+/// A filter: the body of `PUT /v1/ports/NAME/filter`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct FilterSpec {
+    /// Its profile.
+    pub profile: String,
+    /// The longest that it may hold a frame, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<i64>,
+    /// Its rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rule: Vec<Rule>,
+}
+
+/// What is wrong with a description: the key, and the reason with its remedy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SpecError {
+    /// The key at fault.
+    pub key: &'static str,
+    /// Reason and remedy, in one line.
+    pub message: String,
+}
+
+type Checked<T> = Result<T, SpecError>;
+
+fn refuse<T>(key: &'static str, message: String) -> Checked<T> {
+    Err(SpecError { key, message })
+}
+
+impl PortSpec {
+    /// What the switch is to be told.
+    pub fn check(self) -> Checked<PortConfig> {
+        if !is_port_name(&self.name) {
+            let error = vswitch::control::ControlError::BadName(shorten(&self.name));
+            return refuse("name", error.to_string());
+        }
+        let vlan = self.vlan_mode()?;
+        let queues = self.number("queues", self.queues, 1, 1, 16)?;
+        let mtu = self.number("mtu", self.mtu, 1500, 68, 65_535)?;
+        let kind = self.kind()?;
+        let filter = FilterSpec {
+            profile: self.filter.unwrap_or_else(|| Profile::Off.name().to_owned()),
+            deadline_ms: self.deadline_ms,
+            rule: self.rule,
+        };
+        let filter = filter.check().map_err(|error| SpecError {
+            // Here a filter's profile is called `filter`.
+            key: if error.key == "profile" {
+                "filter"
+            } else {
+                error.key
+            },
+            message: format!("port \"{}\": {}", self.name, error.message),
+        })?;
+        Ok(PortConfig {
+            name: self.name,
+            kind,
+            vlan,
+            queues,
+            mtu,
+            filter,
+        })
+    }
+
+    fn kind(&self) -> Checked<PortKind> {
+        let name = &self.name;
+        let given = [
+            ("vhost-user", self.vhost_user.is_some()),
+            ("tap", self.tap.is_some()),
+            ("endpoint", self.endpoint.is_some()),
+        ];
+        let mut given = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
+        if let (Some(first), Some(second)) = (given.next(), given.next()) {
+            return refuse(
+                second,
+                format!(
+                    "port \"{name}\" has both {first} and {second}; a port is one thing, keep one of them"
+                ),
+            );
+        }
+        if let Some(path) = &self.vhost_user {
+            return self.socket(path.clone());
+        }
+        if let Some(interface) = &self.tap {
+            return self.interface(interface);
+        }
+        match &self.endpoint {
+            Some(cidr) => self.address(cidr),
+            None => refuse(
+                "name",
+                format!(
+                    "port \"{name}\" connects nothing; give it one of vhost-user (a socket's path), tap (an interface) or endpoint (ADDRESS/LENGTH)"
+                ),
+            ),
+        }
+    }
+
+    fn socket(&self, path: PathBuf) -> Checked<PortKind> {
+        let octets = path.as_os_str().as_bytes();
+        if octets.is_empty() || octets.len() > MAX_SOCKET_PATH || octets.contains(&0) {
+            let message = format!(
+                "port \"{}\": a socket's path has 1 to {MAX_SOCKET_PATH} octets, this one has {}; choose a shorter one",
+                self.name,
+                octets.len()
+            );
+            return refuse("vhost-user", message);
+        }
+        Ok(PortKind::VhostUser(path))
+    }
+
+    fn interface(&self, interface: &str) -> Checked<PortKind> {
+        let allowed = |octet: u8| octet.is_ascii_graphic() && octet != b'/' && octet != b':' && octet != b'%';
+        let right = (1..=MAX_INTERFACE_NAME).contains(&interface.len()) && interface.bytes().all(allowed);
+        if !right || interface == "." || interface == ".." {
+            let message = format!(
+                "port \"{}\": {:?} is no name of an interface; use 1 to {MAX_INTERFACE_NAME} letters, digits, dots and dashes",
+                self.name,
+                shorten(interface)
+            );
+            return refuse("tap", message);
+        }
+        Ok(PortKind::Tap(interface.to_owned()))
+    }
+
+    fn address(&self, cidr: &str) -> Checked<PortKind> {
+        let parts = cidr.split_once('/').and_then(|(address, length)| {
+            let address: IpAddr = address.parse().ok()?;
+            let length: u8 = length.parse().ok()?;
+            (length <= if address.is_ipv4() { 32 } else { 128 }).then_some(())
+        });
+        if parts.is_none() {
+            let message = format!(
+                "port \"{}\": {:?} is no address with a prefix length; write it like 192.0.2.1/24",
+                self.name,
+                shorten(cidr)
+            );
+            return refuse("endpoint", message);
+        }
+        Ok(PortKind::Endpoint(cidr.to_owned()))
+    }
+
+    fn vlan_mode(&self) -> Checked<VlanMode> {
+        match (&self.vlan, &self.trunk) {
+            (Some(_), Some(_)) => refuse(
+                "trunk",
+                format!(
+                    "port \"{}\" has both vlan and trunk; keep vlan for untagged frames or trunk for tagged ones",
+                    self.name
+                ),
+            ),
+            (Some(vlan), None) => Ok(VlanMode::Access(self.vlan_id("vlan", *vlan)?)),
+            (None, Some(vlans)) => self.trunk_vlans(vlans),
+            (None, None) => Ok(VlanMode::default()),
+        }
+    }
+
+    fn trunk_vlans(&self, vlans: &[i64]) -> Checked<VlanMode> {
+        let mut ids = vlans
+            .iter()
+            .map(|vlan| self.vlan_id("trunk", *vlan))
+            .collect::<Checked<Vec<u16>>>()?;
+        ids.sort_unstable();
+        ids.dedup();
+        if ids.is_empty() {
+            let message = format!(
+                "port \"{}\": a trunk without VLANs carries nothing; list them, or leave trunk out",
+                self.name
+            );
+            return refuse("trunk", message);
+        }
+        Ok(VlanMode::Trunk(ids))
+    }
+
+    fn vlan_id(&self, key: &'static str, vlan: i64) -> Checked<u16> {
+        match u16::try_from(vlan) {
+            Ok(id @ 1..=4094) => Ok(id),
+            _ => refuse(
+                key,
+                format!(
+                    "port \"{}\": VLAN {vlan} is out of range; VLANs are 1 to 4094",
+                    self.name
+                ),
+            ),
+        }
+    }
+
+    fn number(
+        &self,
+        key: &'static str,
+        value: Option<i64>,
+        default: u16,
+        low: u16,
+        high: u16,
+    ) -> Checked<u16> {
+        match u16::try_from(value.unwrap_or(default.into())) {
+            Ok(number) if (low..=high).contains(&number) => Ok(number),
+            _ => {
+                let value = value.unwrap_or_default();
+                refuse(
+                    key,
+                    format!(
+                        "port \"{}\": {key} is {value}; it must be {low} to {high}",
+                        self.name
+                    ),
+                )
+            }
+        }
+    }
+}
+
+impl FilterSpec {
+    /// What the switch is to be told.
+    pub fn check(self) -> Checked<FilterConfig> {
+        let profile = match self.profile.parse::<Profile>() {
+            Ok(profile) => profile,
+            Err(mut error) => {
+                error.0 = shorten(&error.0);
+                return refuse("profile", error.to_string());
+            }
+        };
+        let deadline = match self.deadline_ms {
+            None => None,
+            Some(ms @ 1..=MAX_DEADLINE_MS) => Some(Duration::from_millis(ms.unsigned_abs())),
+            Some(ms) => {
+                return refuse(
+                    "deadline-ms",
+                    format!("deadline-ms is {ms}; it must be 1 to {MAX_DEADLINE_MS}"),
+                );
+            }
+        };
+        if !self.rule.is_empty()
+            && let Err(error) = introspection::RuleSet::compile(&self.rule)
+        {
+            return refuse("rule", error.to_string());
+        }
+        Ok(FilterConfig {
+            profile,
+            deadline,
+            rules: self.rule,
+        })
+    }
+}
+
+/// A text from outside, short enough for an error message.
+fn shorten(text: &str) -> String {
+    const KEPT: usize = 64;
+    if text.chars().count() <= KEPT {
+        return text.to_owned();
+    }
+    text.chars().take(KEPT).chain(['…']).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(name: &str) -> PortSpec {
+        PortSpec {
+            name: name.to_owned(),
+            endpoint: Some("192.0.2.1/24".to_owned()),
+            ..PortSpec::default()
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_gets_its_default() {
+        let config = endpoint("a").check().unwrap();
+        assert_eq!(
+            config,
+            PortConfig::new("a", PortKind::Endpoint("192.0.2.1/24".to_owned()))
+        );
+    }
+
+    #[test]
+    fn limits_are_inside() {
+        let spec = PortSpec {
+            vlan: Some(4094),
+            queues: Some(16),
+            mtu: Some(65_535),
+            ..endpoint("a")
+        };
+        let config = spec.check().unwrap();
+        assert_eq!(
+            (config.vlan, config.queues, config.mtu),
+            (VlanMode::Access(4094), 16, 65_535)
+        );
+        let spec = PortSpec {
+            trunk: Some(vec![7, 1, 7]),
+            mtu: Some(68),
+            ..endpoint("a")
+        };
+        assert_eq!(spec.check().unwrap().vlan, VlanMode::Trunk(vec![1, 7]));
+    }
+
+    #[test]
+    fn each_mistake_names_its_key_and_a_remedy() {
+        let long = "x".repeat(200);
+        let long_name = format!(r#""name":"{long}""#);
+        let long_path = format!(r#""name":"a","vhost-user":"{long}""#);
+        let cases = [
+            (r#""name":"a b","tap":"t""#, "name", "use 1 to 32"),
+            (&long_name, "name", "use 1 to 32"),
+            (r#""name":"a""#, "name", "give it one of"),
+            (
+                r#""name":"a","tap":"t","endpoint":"192.0.2.1/24""#,
+                "endpoint",
+                "keep one",
+            ),
+            (r#""name":"a","tap":"t","vlan":5000"#, "vlan", "1 to 4094"),
+            (r#""name":"a","tap":"t","vlan":0"#, "vlan", "1 to 4094"),
+            (
+                r#""name":"a","tap":"t","vlan":1,"trunk":[2]"#,
+                "trunk",
+                "both vlan and trunk",
+            ),
+            (r#""name":"a","tap":"t","trunk":[1,-1]"#, "trunk", "1 to 4094"),
+            (r#""name":"a","tap":"t","trunk":[]"#, "trunk", "list them"),
+            (r#""name":"a","tap":"t","queues":0"#, "queues", "1 to 16"),
+            (r#""name":"a","tap":"t","queues":17"#, "queues", "1 to 16"),
+            (
+                r#""name":"a","tap":"t","queues":9223372036854775807"#,
+                "queues",
+                "1 to 16",
+            ),
+            (r#""name":"a","tap":"t","mtu":67"#, "mtu", "68 to 65535"),
+            (
+                r#""name":"a","tap":"t","filter":"nagle""#,
+                "filter",
+                "off, inspect, hold",
+            ),
+            (
+                r#""name":"a","tap":"t","deadline-ms":0"#,
+                "deadline-ms",
+                "1 to 60000",
+            ),
+            (r#""name":"a","endpoint":"192.0.2.1""#, "endpoint", "192.0.2.1/24"),
+            (
+                r#""name":"a","endpoint":"192.0.2.1/33""#,
+                "endpoint",
+                "192.0.2.1/24",
+            ),
+            (r#""name":"a","tap":"a/b""#, "tap", "1 to 15"),
+            (r#""name":"a","vhost-user":"""#, "vhost-user", "1 to 107"),
+            (&long_path, "vhost-user", "shorter"),
+        ];
+        for (spec, key, needle) in cases {
+            let spec: PortSpec = serde_json::from_str(&format!("{{{spec}}}")).unwrap();
+            let error = spec.clone().check().expect_err("refused");
+            assert_eq!(error.key, key, "{spec:?}: {error}");
+            assert!(error.message.contains(needle), "{spec:?}: {error}");
+            assert!(
+                !error.message.contains('\n') && error.message.len() < 250,
+                "{error}"
+            );
+        }
+    }
+}
