@@ -1,0 +1,179 @@
+//! `enlight lab`: what each filter profile does to latency between two guests, and why.
+//!
+//! The switch runs in this process. Client and server are two virtual machines, or, without KVM, two endpoints inside
+//! the switch. [`session`] goes through the profiles, [`report`] is what comes out, and [`table`] and [`html`] show it.
+
+mod args;
+mod explain;
+mod findings;
+#[cfg(test)]
+mod fixture;
+mod format;
+mod guests;
+mod host;
+mod html;
+mod interrupt;
+mod output;
+mod phase;
+mod private_dir;
+mod progress;
+pub mod report;
+mod serial;
+mod session;
+mod table;
+mod tap;
+pub mod timeline;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use vswitch::Switch;
+use vswitch::control::{PortConfig, PortKind, SwitchConfig};
+
+pub use args::{Args, GuestChoice, Workload};
+
+use guests::{EndpointGuests, Guests, KvmGuests, Listener, Role};
+use interrupt::Interrupt;
+use private_dir::PrivateDir;
+use progress::Progress;
+use report::{GuestKind, LabReport, Settings};
+use session::{FILTER_PORT, Measured, Session};
+
+/// Time that a profile takes beyond its measuring, for the progress bar.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Runs the lab and prints what it found out.
+#[allow(
+    clippy::needless_pass_by_value,
+    reason = "every subcommand is handed its arguments"
+)]
+pub fn run(args: Args) -> Result<()> {
+    let interrupt = Interrupt::watch()?;
+    if let Some(dir) = &args.out {
+        output::prepare(dir)?;
+    }
+    let choice = choose(args.guests)?;
+    if let Some(note) = choice.note.as_ref().filter(|_| !args.json) {
+        eprintln!("{note}");
+    }
+    let (report, measured) = measure(&args, choice, &interrupt)?;
+    if let Some(dir) = &args.out {
+        output::write(dir, &report, &measured)?;
+    }
+    print(&args, &report)
+}
+
+/// What is to run client and server, and what is to be said about it.
+struct Choice {
+    kind: GuestKind,
+    kvm: String,
+    note: Option<String>,
+}
+
+fn choose(wanted: GuestChoice) -> Result<Choice> {
+    let probed = guests::probe_kvm();
+    match (wanted, probed) {
+        (GuestChoice::Auto | GuestChoice::Kvm, Ok(kvm)) => Ok(Choice {
+            kind: GuestKind::Kvm,
+            kvm,
+            note: None,
+        }),
+        (GuestChoice::Kvm, Err(why)) => bail!("no KVM guests: {why}; --guests endpoint works without"),
+        (GuestChoice::Auto, Err(why)) => {
+            let note = format!("Without KVM client and server run inside the switch: {why}.");
+            Ok(Choice {
+                kind: GuestKind::Endpoint,
+                kvm: why,
+                note: Some(note),
+            })
+        }
+        (GuestChoice::Endpoint, probed) => {
+            let kvm = format!("{} (not used)", probed.unwrap_or_else(|_| "no KVM".to_owned()));
+            Ok(Choice {
+                kind: GuestKind::Endpoint,
+                kvm,
+                note: None,
+            })
+        }
+    }
+}
+
+fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabReport, Vec<Measured>)> {
+    let settings = Settings {
+        workload: args.workload,
+        size: args.size,
+        ack_delay_ms: args.ack_delay,
+        nagle: args.nagle,
+        duration_s: args.duration.as_secs_f64(),
+        deadline_ms: args.deadline,
+        filter_port: FILTER_PORT.to_owned(),
+    };
+    let mut progress = Progress::new(args.filters.len(), args.duration + SETTLING, args.json);
+    let dir = PrivateDir::new()?;
+    let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
+    let guests = start(&switch, &dir, args, choice.kind)?;
+    let mut listener = Listener::new(guests, interrupt);
+    let mut session = Session {
+        switch: &switch,
+        guests: &mut listener,
+        args,
+        settings: &settings,
+        progress: &mut progress,
+        info: Vec::new(),
+    };
+    let measured = session.measure();
+    let guests_info = std::mem::take(&mut session.info);
+    progress.finish();
+    let measured = measured?;
+    let report = LabReport {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        guests: choice.kind,
+        guests_note: choice.note,
+        host: host::facts(choice.kvm),
+        settings,
+        guests_info,
+        runs: measured.iter().map(|measured| measured.run.clone()).collect(),
+    };
+    Ok((report, measured))
+}
+
+/// Adds both ports and starts what is behind them.
+fn start<'a>(
+    switch: &'a Switch,
+    dir: &PrivateDir,
+    args: &Args,
+    kind: GuestKind,
+) -> Result<Box<dyn Guests + 'a>> {
+    if kind == GuestKind::Endpoint {
+        return Ok(Box::new(EndpointGuests::start(switch, args)?));
+    }
+    let made = Instant::now();
+    for role in [Role::Server, Role::Client] {
+        let socket = dir.file(role.name());
+        let config = PortConfig::new(role.name(), PortKind::VhostUser(socket));
+        switch
+            .add_port(config)
+            .with_context(|| format!("adding the port {}", role.name()))?;
+    }
+    let mut guests = KvmGuests::new(switch, made);
+    for role in [Role::Server, Role::Client] {
+        guests.start(role, &dir.file(role.name()), args)?;
+    }
+    Ok(Box::new(guests))
+}
+
+fn print(args: &Args, report: &LabReport) -> Result<()> {
+    let mut text = if args.json {
+        serde_json::to_string_pretty(report).context("writing the report as JSON")? + "\n"
+    } else {
+        table::render(report)
+    };
+    if let Some(dir) = args.out.as_ref().filter(|_| !args.json) {
+        let _ = writeln!(text, "\nWritten: {}", dir.join("report.html").display());
+    }
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("writing to standard output")
+}
