@@ -12,6 +12,7 @@ mod error;
 mod kernel;
 mod layout;
 mod memory;
+mod microguest;
 mod report;
 mod stop;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use devices::serial::Console;
 pub use error::VmError;
 pub use kernel::{KernelError, KernelFault};
 pub use memory::MemoryError;
+pub use microguest::MICROGUEST;
 pub use offload::MacAddr;
 pub use report::{BootTimes, ExitCounts, MemoryUse, NetCounts, NicReport, VmReport};
 pub use stop::{StopHandle, StopReason};

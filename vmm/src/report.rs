@@ -38,7 +38,7 @@ pub struct BootTimes {
     pub devices_us: u64,
     /// The processors are ready.
     pub vcpus_us: u64,
-    /// The processors run.
+    /// The processors begin to run.
     pub started_us: Option<u64>,
     /// The guest notified a transmit queue for the first time: its first frame is on the ring.
     pub first_kick_us: Option<u64>,

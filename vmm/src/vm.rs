@@ -2,6 +2,8 @@
 
 mod events;
 #[cfg(test)]
+mod microguest_tests;
+#[cfg(test)]
 mod network_tests;
 #[cfg(test)]
 mod tests;
@@ -133,8 +135,8 @@ impl Vm {
     /// Runs the machine until it stops. All its threads have ended and the terminal is as it was when this returns.
     pub fn run(&mut self) -> Result<StopReason, VmError> {
         let mut events = Events::new(self)?;
-        self.vcpus.start(&self.bus)?;
         self.boot.started_us = Some(self.watch.us());
+        self.vcpus.start(&self.bus)?;
         let asked = events.serve(&self.nics, &self.bus.serial, self.input.as_mut());
 
         // Measured while everything is still in place.
