@@ -3,6 +3,7 @@
 //! Everything here takes the time and bytes and returns actions; nothing reads a clock, starts a thread or
 //! owns a frame.
 
+mod chain;
 mod filter;
 pub mod flow;
 mod instant;
@@ -15,6 +16,7 @@ mod stream;
 #[cfg(test)]
 mod testing;
 
+pub use chain::{ChainError, FilterChain};
 pub use filter::{
     Action, Direction, DropCause, Filter, FilterCounters, FrameId, FrameRef, Needs, ParseProfileError,
     Profile, ReleaseCause,

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport, UdpMeta};
 
 use crate::stall::{Point, StallWatcher};
-use crate::{Action, Direction, Filter, FilterOptions, FrameId, FrameRef, Instant, Profile, build};
+use crate::{
+    Action, Direction, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant, Profile,
+    ReleaseCause, build,
+};
 
 /// A TCP segment between 192.0.2.1:4000 (the guest) and 192.0.2.2:80.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +19,7 @@ pub(crate) struct Segment {
     ack: u32,
     flags: u8,
     len: u32,
+    gso_size: u16,
 }
 
 impl Segment {
@@ -28,6 +32,7 @@ impl Segment {
             ack: 0,
             flags: TcpFlags::ACK,
             len: 0,
+            gso_size: 0,
         }
     }
 
@@ -57,6 +62,11 @@ impl Segment {
     /// With exactly these flags.
     pub(crate) fn flags(self, flags: u8) -> Self {
         Self { flags, ..self }
+    }
+
+    /// A large send, to be cut into segments of this size.
+    pub(crate) fn gso(self, gso_size: u16) -> Self {
+        Self { gso_size, ..self }
     }
 
     /// Which way it goes.
@@ -132,6 +142,8 @@ pub(crate) struct Port {
     shown: u64,
     /// What left the filter, and when.
     pub(crate) passed: Vec<(Instant, Direction, FrameMeta)>,
+    /// Why held frames went on.
+    pub(crate) causes: Vec<ReleaseCause>,
 }
 
 impl Port {
@@ -146,6 +158,35 @@ impl Port {
             held: HashMap::new(),
             shown: 0,
             passed: Vec::new(),
+            causes: Vec::new(),
+        }
+    }
+
+    /// What left the filter since the last call: direction, sequence number and payload octets.
+    pub(crate) fn left(&mut self) -> Vec<(Direction, u32, u32)> {
+        let left = self.passed.drain(..).filter_map(|(_, direction, meta)| {
+            let tcp = meta.tcp()?;
+            Some((direction, tcp.seq, tcp.payload_len))
+        });
+        left.collect()
+    }
+
+    /// What the filter has counted.
+    pub(crate) fn counters(&self) -> FilterCounters {
+        self.filter
+            .as_ref()
+            .map(|filter| filter.counters())
+            .unwrap_or_default()
+    }
+
+    /// Removes the filter.
+    pub(crate) fn switch_off(&mut self, us: u64) {
+        if let Some(mut filter) = self.filter.take() {
+            let mut actions = Vec::new();
+            filter.drain(&mut actions);
+            self.carry_out(Instant(us * 1000), actions, None);
+            assert_eq!(filter.next_deadline(), None);
+            assert!(self.held.is_empty());
         }
     }
 
@@ -177,7 +218,7 @@ impl Port {
             direction,
             meta: &meta,
             payload: &[],
-            gso_size: 0,
+            gso_size: segment.gso_size,
         };
         let mut actions = Vec::new();
         match &mut self.filter {
@@ -195,7 +236,10 @@ impl Port {
                     self.held.insert(id, frame.expect("a burst"));
                     continue;
                 }
-                Action::Release(id, _) => self.held.remove(&id).expect("held"),
+                Action::Release(id, cause) => {
+                    self.causes.push(cause);
+                    self.held.remove(&id).expect("held")
+                }
                 Action::Drop(..) | Action::Reset(_) => continue,
             };
             self.watcher

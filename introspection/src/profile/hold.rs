@@ -125,3 +125,6 @@ impl Filter for Hold {
         self.core.judge_mut().drain_matches(matches);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -238,3 +238,6 @@ impl Filter for Serialize {
         self.core.judge_mut().drain_matches(matches);
     }
 }
+
+#[cfg(test)]
+mod tests;
