@@ -142,14 +142,15 @@ impl Source<'_> {
     /// Puts the parser's words into one line.
     fn syntax(&self, error: &toml::de::Error) -> ConfigError {
         let span = error.span().unwrap_or_default();
-        let message = error
-            .message()
-            .replace("unknown field", "unknown key")
-            .replace(", expected one of", "; the keys here are")
-            .replace(", expected `", "; the only key here is `")
-            .replace('\n', ", ");
+        let message = error.message().replace('\n', ", ");
         let message = match self.key_at(span.start) {
-            Some(key) if message.starts_with("invalid") => format!("{key}: {message}"),
+            _ if message.starts_with("unknown field") => message
+                .replace("unknown field", "unknown key")
+                .replace(", expected one of", "; the keys here are")
+                .replace(", expected `", "; the only key here is `"),
+            Some(key) if message.starts_with("invalid") || message.starts_with("unknown") => {
+                format!("{key}: {message}")
+            }
             _ => message,
         };
         self.at(Some(span), message)

@@ -181,21 +181,23 @@ impl PortSpec {
         Ok(PortKind::Tap(interface.to_owned()))
     }
 
-    fn address(&self, cidr: &str) -> Checked<PortKind> {
-        let parts = cidr.split_once('/').and_then(|(address, length)| {
-            let address: IpAddr = address.parse().ok()?;
-            let length: u8 = length.parse().ok()?;
-            (length <= if address.is_ipv4() { 32 } else { 128 }).then_some(())
-        });
-        if parts.is_none() {
+    fn address(&self, cidrs: &str) -> Checked<PortKind> {
+        let right = |cidr: &str| {
+            let parts = cidr.trim().split_once('/');
+            let parts = parts.and_then(|(address, length)| {
+                Some((address.parse::<IpAddr>().ok()?, length.parse::<u8>().ok()?))
+            });
+            parts.is_some_and(|(address, length)| length <= if address.is_ipv4() { 32 } else { 128 })
+        };
+        if !cidrs.split(',').all(right) {
             let message = format!(
                 "port \"{}\": {:?} is no address with a prefix length; write it like 192.0.2.1/24",
                 self.name,
-                shorten(cidr)
+                shorten(cidrs)
             );
             return refuse("endpoint", message);
         }
-        Ok(PortKind::Endpoint(cidr.to_owned()))
+        Ok(PortKind::Endpoint(cidrs.to_owned()))
     }
 
     fn vlan_mode(&self) -> Checked<VlanMode> {

@@ -5,15 +5,12 @@ use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use offload::MacAddr;
 use serde::Serialize;
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
-use vmm::{Console, Kernel, NicConfig, StopHandle, StopReason, Vm, VmConfig, VmReport};
+use vmm::{Console, Kernel, NicConfig, StopReason, Vm, VmConfig, VmReport};
 use vswitch::control::{PortInfo, PortKind, mac_of_name};
 
 use super::{client, port_target, say, to_json};
@@ -174,8 +171,6 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
         vcpus: args.vcpus,
         nics,
     };
-    // Before anything is there that a signal could leave behind.
-    let signals = Signals::new([SIGINT, SIGTERM]).context("watching for signals")?;
     let input = io::stdin()
         .as_fd()
         .try_clone_to_owned()
@@ -187,7 +182,7 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
             input: Some(input),
         },
     )?;
-    stop_on_signal(signals, vm.stop_handle())?;
+    vm.stop_handle().stop_on_signals().context("watching for signals")?;
     let reason = vm.run()?;
     let outcome = Outcome {
         stopped: reason.to_string(),
@@ -202,19 +197,6 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
         StopReason::GuestPowerOff | StopReason::GuestReset | StopReason::Requested => ExitCode::SUCCESS,
         StopReason::TripleFault | StopReason::SwitchGone { .. } => ExitCode::FAILURE,
     })
-}
-
-fn stop_on_signal(mut signals: Signals, stop: StopHandle) -> Result<()> {
-    thread::Builder::new()
-        .name("signals".to_owned())
-        .stack_size(64 << 10)
-        .spawn(move || {
-            for _ in signals.forever() {
-                stop.stop();
-            }
-        })
-        .context("starting a thread")?;
-    Ok(())
 }
 
 /// Finds an interface's socket, and takes from the switch what the command line left open.
