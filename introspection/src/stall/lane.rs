@@ -319,12 +319,14 @@ impl Lane {
         if self.untracked.is_some_and(|(_, last)| last < entered.at) {
             self.untracked = None;
         }
-        if place > 0 && frame.len > 0 {
-            // Data that entered before and comes before it in the stream was dropped by the filter.
+        if place > 0 {
+            // What entered before and can no longer be on its way was dropped by the filter: pure acknowledgements, and
+            // data that comes before this in the stream.
             let mut index = 0;
             self.inside.retain(|inside| {
                 index += 1;
-                index > place || inside.len == 0 || before(frame.seq, inside.end())
+                let may_follow = frame.len == 0 || before(frame.seq, inside.end());
+                index > place || (inside.len > 0 && may_follow)
             });
         }
         entered

@@ -412,6 +412,25 @@ fn a_queue_in_serialize_stalls_once_for_each_ack() {
 }
 
 #[test]
+fn frames_that_the_filter_drops_leave_no_trace() {
+    let mut watcher = StallWatcher::default();
+    let mut at = 0;
+    for round in 0..100 {
+        let (dropped, lost) = (
+            Segment::tx().data(round * 20, 10),
+            Segment::tx().ack(round * 10 + 1),
+        );
+        for segment in [dropped, lost] {
+            watcher.observe(Instant(at), Point::Near, Direction::Tx, &segment.meta());
+        }
+        let passed = Segment::tx().data(round * 20 + 10, 10);
+        watcher.observe_both(Instant(at + 1), Direction::Tx, &passed.meta());
+        at += 100_000_000;
+    }
+    assert_eq!(watcher.counts(), StallCounts::default());
+}
+
+#[test]
 fn one_capture_point_is_enough_for_what_no_filter_causes() {
     let mut watcher = StallWatcher::default();
     let (mut seq, mut at) = (1, 0);
