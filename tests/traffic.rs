@@ -20,7 +20,7 @@ use vswitch::port::endpoint::{Application, ECHO_PORT, Host};
 /// Octets of a socket's buffer.
 const BUFFER: usize = 64 << 10;
 /// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Octets in a row that look like no other position's: a prime number.
 const PATTERN: u64 = 251;
 
