@@ -89,6 +89,7 @@ impl Phases {
         match self.stage {
             Stage::Next => Some(0),
             Stage::WarmUp { since, .. } => Some(since + self.length()),
+            Stage::Measured { .. } if self.ends_with_block() => None,
             Stage::Measured { since } if self.has_enough() => Some(since + self.length()),
             Stage::Measured { since } => Some(since + self.longest()),
             Stage::Unconnected | Stage::Waiting | Stage::Over => None,

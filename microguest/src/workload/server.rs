@@ -51,11 +51,11 @@ impl Server {
                 self.disconnected(sink);
                 self.listen(socket, sink)
             }
-            State::Listen | State::SynReceived | State::SynSent => Activity::Idle,
-            _ => {
+            State::Established | State::CloseWait => {
                 self.connected = true;
                 self.serve(socket, sink)
             }
+            _ => Activity::Idle,
         }
     }
 
