@@ -270,7 +270,9 @@ mod tests {
         fn merging_adds(left in prop::collection::vec(any::<u64>(), 0..50), right in prop::collection::vec(any::<u64>(), 0..50)) {
             let record = |values: &[u64]| {
                 let mut histogram = Histogram::new();
-                values.iter().for_each(|value| histogram.record(*value));
+                for value in values {
+                    histogram.record(*value);
+                }
                 histogram
             };
             let mut merged = record(&left);

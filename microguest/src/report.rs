@@ -143,8 +143,7 @@ impl fmt::Display for Line<'_> {
             Self::Boot { tsc, us } => write!(f, "boot tsc={tsc} us={us}"),
             Self::FirstFrame { us } => write!(f, "first-frame us={us}"),
             Self::Link { mac, msix, features } => {
-                let [a, b, c, d, e, g] = mac;
-                write!(f, "link mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} ")?;
+                write!(f, "link mac={} ", Mac(mac))?;
                 write!(f, "msix={} features={features:#x}", u8::from(msix))
             }
             Self::Listening { port } => write!(f, "listening port={port}"),
@@ -194,56 +193,38 @@ impl<'a> Line<'a> {
             .ok_or(LineError::Foreign)?;
         let (word, rest) = rest.split_once(' ').unwrap_or((rest, ""));
         let fields = Fields(rest);
-        let phase = || fields.small("phase");
         Ok(match word {
-            "boot" => Self::Boot {
-                tsc: fields.number("tsc")?,
-                us: fields.number("us")?,
-            },
-            "first-frame" => Self::FirstFrame {
-                us: fields.number("us")?,
-            },
-            "link" => Self::Link {
-                mac: fields.mac("mac")?,
-                msix: fields.number("msix")? != 0,
-                features: fields.hex("features")?,
-            },
-            "listening" => Self::Listening {
-                port: fields.small("port")?,
-            },
+            "boot" | "first-frame" | "link" | "listening" | "fault" => fields.machine(word)?,
             "connected" => Self::Connected,
-            "ready" => Self::Ready { phase: phase()? },
-            "begin" => Self::Begin { phase: phase()? },
-            "end" => Self::End {
-                phase: phase()?,
-                transactions: fields.number("transactions")?,
-                us: fields.number("us")?,
+            "ready" => Self::Ready {
+                phase: fields.small("phase")?,
             },
-            "rtt" => fields.rtt(phase()?)?,
-            "hist" => Self::Hist {
-                phase: phase()?,
-                buckets: rest.split_once(' ').map_or("", |(_, buckets)| buckets),
+            "begin" => Self::Begin {
+                phase: fields.small("phase")?,
             },
-            "slow" => Self::Slow {
-                phase: phase()?,
-                n: fields.number("n")?,
-                us: fields.number("us")?,
-            },
+            "end" | "rtt" | "hist" | "slow" => fields.measurement(word, fields.small("phase")?)?,
             "hash" => Self::Hash {
-                phase: phase().ok(),
+                phase: fields.small("phase").ok(),
                 octets: fields.number("octets")?,
                 fnv: fields.hex("fnv")?,
             },
             "done" => Self::Done,
-            "fault" => Self::Fault {
-                vector: fields.number("vector")?,
-                rip: fields.hex("rip")?,
-                error: fields.hex("error").unwrap_or(0),
-                address: fields.hex("address").unwrap_or(0),
-            },
             "error" => Self::Error(rest),
             _ => return Err(LineError::Unknown),
         })
+    }
+}
+
+/// A hardware address in the usual form.
+struct Mac([u8; 6]);
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, octet) in self.0.iter().enumerate() {
+            let separator = if i == 0 { "" } else { ":" };
+            write!(f, "{separator}{octet:02x}")?;
+        }
+        Ok(())
     }
 }
 
@@ -287,13 +268,59 @@ impl<'a> Fields<'a> {
         parts.next().map_or(Ok(mac), |_| Err(LineError::Malformed(key)))
     }
 
-    fn rtt(self, phase: u32) -> Result<Line<'a>, LineError> {
-        Ok(Line::Rtt {
-            phase,
-            count: self.number("count")?,
-            min: self.number("min")?,
-            max: self.number("max")?,
-            sum: self.number("sum")?,
+    /// A line about the machine.
+    fn machine(self, word: &str) -> Result<Line<'a>, LineError> {
+        Ok(match word {
+            "boot" => Line::Boot {
+                tsc: self.number("tsc")?,
+                us: self.number("us")?,
+            },
+            "first-frame" => Line::FirstFrame {
+                us: self.number("us")?,
+            },
+            "link" => Line::Link {
+                mac: self.mac("mac")?,
+                msix: self.number("msix")? != 0,
+                features: self.hex("features")?,
+            },
+            "listening" => Line::Listening {
+                port: self.small("port")?,
+            },
+            "fault" => Line::Fault {
+                vector: self.number("vector")?,
+                rip: self.hex("rip")?,
+                error: self.hex("error")?,
+                address: self.hex("address")?,
+            },
+            _ => return Err(LineError::Unknown),
+        })
+    }
+
+    /// A line about what `phase` measured.
+    fn measurement(self, word: &str, phase: u32) -> Result<Line<'a>, LineError> {
+        Ok(match word {
+            "end" => Line::End {
+                phase,
+                transactions: self.number("transactions")?,
+                us: self.number("us")?,
+            },
+            "rtt" => Line::Rtt {
+                phase,
+                count: self.number("count")?,
+                min: self.number("min")?,
+                max: self.number("max")?,
+                sum: self.number("sum")?,
+            },
+            "hist" => Line::Hist {
+                phase,
+                buckets: self.0.split_once(' ').map_or("", |(_, buckets)| buckets),
+            },
+            "slow" => Line::Slow {
+                phase,
+                n: self.number("n")?,
+                us: self.number("us")?,
+            },
+            _ => return Err(LineError::Unknown),
         })
     }
 }

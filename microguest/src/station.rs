@@ -3,6 +3,7 @@
 //! Frames are taken one at a time, each followed by the application and by what the stack wants to send: a receiver
 //! that acknowledges every second segment then does so however many segments are waiting, as a kernel does.
 
+use alloc::boxed::Box;
 use alloc::vec;
 
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketHandle, SocketSet};
@@ -40,7 +41,7 @@ pub struct Station {
 
 /// What a station does.
 enum End {
-    Client(Client),
+    Client(Box<Client>),
     Server(Server),
 }
 
@@ -59,7 +60,7 @@ impl Station {
         let frame = link.capabilities().max_transmission_unit;
         let mss = frame.saturating_sub(ETHERNET_HEADER + TCP_IP_HEADERS);
         let end = match parameters.role {
-            Role::Client => End::Client(Client::new(parameters, seed)),
+            Role::Client => End::Client(Box::new(Client::new(parameters, seed))),
             Role::Server => End::Server(Server::new(parameters, mss)),
         };
         Self {
@@ -151,5 +152,5 @@ fn socket(parameters: &Parameters) -> Socket<'static> {
 }
 
 fn instant(nanoseconds: u64) -> Instant {
-    Instant::from_micros((nanoseconds / 1000) as i64)
+    Instant::from_micros((nanoseconds / 1000).cast_signed())
 }

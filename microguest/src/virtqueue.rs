@@ -66,6 +66,10 @@ impl SharedMemory {
     }
 
     /// A 16-bit field that the device may change; `offset` is even and within the memory.
+    #[expect(
+        clippy::cast_ptr_alignment,
+        reason = "the start is page-aligned and offsets are even"
+    )]
     fn field(&self, offset: usize) -> &AtomicU16 {
         debug_assert!(offset.is_multiple_of(2) && offset + 2 <= self.layout.size());
         // SAFETY: `Queue` computes offsets from its size, so the field lies within the memory and is aligned, the start
@@ -222,7 +226,7 @@ pub(crate) mod device {
     }
 
     impl Buffer {
-        pub(crate) fn octets(&self) -> &mut [u8] {
+        pub(crate) fn octets(&mut self) -> &mut [u8] {
             // SAFETY: the driver under test published this range of its own live memory.
             unsafe { core::slice::from_raw_parts_mut(self.address as *mut u8, self.len as usize) }
         }
@@ -339,6 +343,6 @@ mod tests {
         let addresses = queue.addresses();
         assert_eq!(addresses.descriptors % 4096, 0);
         assert_eq!(addresses.available, addresses.descriptors + 4096);
-        assert!(addresses.used >= addresses.available + 4 + 512 + 2 && addresses.used % 64 == 0);
+        assert!(addresses.used >= addresses.available + 4 + 512 + 2 && addresses.used.is_multiple_of(64));
     }
 }

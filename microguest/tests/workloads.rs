@@ -203,7 +203,7 @@ fn stream(path: impl Path, phase_ms: u32) {
     let closed = server.pop().expect("a hash at the end");
     assert_eq!(client, server);
     assert_eq!(client.len(), 2);
-    assert!(client[0].1 % 65536 == 0 && client[1].1 > client[0].1);
+    assert!(client[0].1.is_multiple_of(65536) && client[1].1 > client[0].1);
     assert_eq!((closed.0, closed.1, closed.2), (None, client[1].1, client[1].2));
     assert!(
         phases(&network.lines[CLIENT])

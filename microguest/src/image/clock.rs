@@ -33,13 +33,13 @@ impl Clock {
     }
 
     /// Now.
-    pub(crate) fn now(&self) -> u64 {
+    pub(crate) fn now(self) -> u64 {
         self.nanoseconds(ticks())
     }
 
     /// `ticks` in nanoseconds.
-    pub(crate) fn nanoseconds(&self, ticks: u64) -> u64 {
-        (u128::from(ticks) * u128::from(self.nanoseconds_per_tick) >> FRACTION) as u64
+    pub(crate) fn nanoseconds(self, ticks: u64) -> u64 {
+        ((u128::from(ticks) * u128::from(self.nanoseconds_per_tick)) >> FRACTION) as u64
     }
 }
 

@@ -69,7 +69,7 @@ fn run(info: u64) -> Result<(), &'static str> {
     nic.announce(parameters.ip);
     let announced = clock::ticks();
     let clock = Clock::new(parameters.tsc_khz);
-    report_boot(&clock, &nic, msix, (started, announced));
+    report_boot(clock, &nic, msix, (started, announced));
 
     let mac = nic.config().mac;
     let mut station = Station::new(&parameters, &mut nic, mac, started);
@@ -93,7 +93,7 @@ fn run(info: u64) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn report_boot(clock: &Clock, nic: &Nic<Bell>, msix: bool, (started, announced): (u64, u64)) {
+fn report_boot(clock: Clock, nic: &Nic<Bell>, msix: bool, (started, announced): (u64, u64)) {
     let tsc = stub::entry_ticks();
     let us = |ticks: u64| clock.nanoseconds(ticks.saturating_sub(tsc)) / 1000;
     serial::line(&Line::Boot { tsc, us: us(started) });

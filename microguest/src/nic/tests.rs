@@ -47,7 +47,7 @@ impl Bench {
         octets.extend_from_slice(frame);
         let (mut buffers, mut rest) = (Vec::new(), octets.as_slice());
         while !rest.is_empty() {
-            let buffer = self.receive.take().expect("a receive buffer");
+            let mut buffer = self.receive.take().expect("a receive buffer");
             assert!(buffer.writable);
             let (part, after) = rest.split_at(rest.len().min(buffer.len as usize));
             buffer.octets()[..part.len()].copy_from_slice(part);
@@ -76,7 +76,7 @@ impl Bench {
 
     /// Header and frame of the next transmitted buffer, which is returned to the driver.
     fn sent(&mut self) -> Option<(Vec<u8>, Vec<u8>)> {
-        let buffer = self.transmit.take()?;
+        let mut buffer = self.transmit.take()?;
         assert!(!buffer.writable);
         let (header, frame) = buffer.octets().split_at(HEADER);
         let copy = (header.to_vec(), frame.to_vec());
@@ -181,12 +181,12 @@ fn a_full_transmit_queue_makes_the_stack_wait() {
 #[test]
 fn nonsense_from_the_device_is_counted() {
     let mut bench = bench(F_VERSION_1 | F_MRG_RXBUF, 1500, 4);
-    let buffer = bench.receive.take().expect("a receive buffer");
+    let mut buffer = bench.receive.take().expect("a receive buffer");
     buffer.octets()[10..12].copy_from_slice(&500_u16.to_le_bytes());
     bench.receive.give(buffer.id, 100);
     assert_eq!(bench.received(), None);
     assert_eq!(bench.nic.invalid_frames(), 1);
-    let buffer = bench.receive.take().expect("a receive buffer");
+    let mut buffer = bench.receive.take().expect("a receive buffer");
     buffer.octets()[10..12].copy_from_slice(&0_u16.to_le_bytes());
     bench.receive.give(buffer.id, u32::MAX);
     assert_eq!(bench.received().map(|frame| frame.len()), Some(2048 - HEADER));
