@@ -26,15 +26,15 @@ pub mod timeline;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use vswitch::Switch;
-use vswitch::control::{PortConfig, PortKind, SwitchConfig};
+use vswitch::control::SwitchConfig;
 
 pub use args::{Args, GuestChoice, Workload};
 
-use guests::{EndpointGuests, Guests, KvmGuests, Listener, Role};
+use guests::{EndpointGuests, Guests, KvmGuests, Listener};
 use interrupt::Interrupt;
 use private_dir::PrivateDir;
 use progress::Progress;
@@ -113,7 +113,10 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
     let mut progress = Progress::new(args.filters.len(), args.duration + SETTLING, args.json);
     let dir = PrivateDir::new()?;
     let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
-    let guests = start(&switch, &dir, args, choice.kind)?;
+    let guests: Box<dyn Guests + '_> = match choice.kind {
+        GuestKind::Kvm => Box::new(KvmGuests::start(&switch, &dir, args)?),
+        GuestKind::Endpoint => Box::new(EndpointGuests::start(&switch, args)?),
+    };
     let mut listener = Listener::new(guests, interrupt);
     let mut session = Session {
         switch: &switch,
@@ -137,31 +140,6 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
         runs: measured.iter().map(|measured| measured.run.clone()).collect(),
     };
     Ok((report, measured))
-}
-
-/// Adds both ports and starts what is behind them.
-fn start<'a>(
-    switch: &'a Switch,
-    dir: &PrivateDir,
-    args: &Args,
-    kind: GuestKind,
-) -> Result<Box<dyn Guests + 'a>> {
-    if kind == GuestKind::Endpoint {
-        return Ok(Box::new(EndpointGuests::start(switch, args)?));
-    }
-    let made = Instant::now();
-    for role in [Role::Server, Role::Client] {
-        let socket = dir.file(role.name());
-        let config = PortConfig::new(role.name(), PortKind::VhostUser(socket));
-        switch
-            .add_port(config)
-            .with_context(|| format!("adding the port {}", role.name()))?;
-    }
-    let mut guests = KvmGuests::new(switch, made);
-    for role in [Role::Server, Role::Client] {
-        guests.start(role, &dir.file(role.name()), args)?;
-    }
-    Ok(Box::new(guests))
 }
 
 fn print(args: &Args, report: &LabReport) -> Result<()> {

@@ -21,7 +21,7 @@ use super::{explain, findings, tap};
 /// the client wrote, the switch side when the filter let go, and the server's ACK between them.
 pub(super) const FILTER_PORT: &str = "client";
 
-/// How long two guests may take to boot, connect and be ready.
+/// How long a guest may take to boot and be ready.
 const BOOT: Duration = Duration::from_secs(30);
 /// What a phase may take beyond what was asked for, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,6 +57,13 @@ impl Session<'_, '_> {
     pub(super) fn measure(&mut self) -> Result<Vec<Measured>> {
         let mut all: Vec<Measured> = Vec::with_capacity(self.args.filters.len());
         self.progress.say("booting".to_owned());
+        self.guests.wait(
+            "the server's listening",
+            BOOT,
+            || (),
+            |_, line| matches!(line, Line::Listening { .. }).then_some(()),
+        )?;
+        self.guests.guests().start_client()?;
         self.client_says(Line::Ready { phase: 0 }, "the client's being ready", BOOT)?;
         for (phase, profile) in (0..).zip(self.args.filters.iter().copied()) {
             self.progress.begin(phase);

@@ -218,7 +218,7 @@ fn transaction_starts(passages: &[Passage], workload: Workload) -> Vec<usize> {
     starts
 }
 
-/// The passages to draw: whole transactions, from the first one that has a named gap inside.
+/// The passages to draw: whole transactions, with a named gap inside if there is one.
 fn window(passages: &[Passage], starts: &[usize], named: &[NamedGap]) -> std::ops::Range<usize> {
     let time = |index: usize| passages.get(index).map_or(u64::MAX, |passage| passage.seen.at);
     let has_gap = |from: usize, to: usize| {
@@ -227,16 +227,20 @@ fn window(passages: &[Passage], starts: &[usize], named: &[NamedGap]) -> std::op
     };
     // The first transaction of a capture may be cut off; the one after it is whole.
     let candidates = starts.windows(2).enumerate();
-    let with_gap = candidates
+    // A filter's first moments may be unlike the rest: the one in the middle of those with a gap is typical.
+    let gapped: Vec<usize> = candidates
         .clone()
-        .find(|(_, pair)| matches!(pair, [from, to] if has_gap(*from, *to)));
+        .filter(|(_, pair)| matches!(pair, [from, to] if has_gap(*from, *to)))
+        .map(|(n, _)| n)
+        .collect();
+    let with_gap = gapped.get(gapped.len().saturating_sub(1) / 2).copied();
     let most = if with_gap.is_some() {
         MAX_WITH_GAP
     } else {
         MAX_TRANSACTIONS
     };
     let middle = starts.len().saturating_sub(most + 1) / 2;
-    let Some((first, _)) = with_gap.or_else(|| candidates.clone().nth(middle)) else {
+    let Some(first) = with_gap.or_else(|| candidates.clone().nth(middle).map(|(n, _)| n)) else {
         return 0..passages.len().min(MAX_HOPS);
     };
     let Some(&start) = starts.get(first) else {

@@ -2,7 +2,6 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write as _};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Instant;
@@ -10,10 +9,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use vswitch::Switch;
-use vswitch::control::mac_of_name;
+use vswitch::control::{PortConfig, PortKind, mac_of_name};
 
 use super::{Event, Guests, Role, parameters};
 use crate::lab::args::Args;
+use crate::lab::private_dir::PrivateDir;
 use crate::lab::report::GuestInfo;
 
 /// Memory of a lab guest, in MiB.
@@ -71,6 +71,8 @@ impl Drop for Process {
 /// Client and server in virtual machines.
 pub(crate) struct KvmGuests<'a> {
     switch: &'a Switch,
+    dir: &'a PrivateDir,
+    args: &'a Args,
     /// When the ports were made: what the switch counts a first frame from.
     ports_made: Instant,
     processes: Vec<Process>,
@@ -79,23 +81,35 @@ pub(crate) struct KvmGuests<'a> {
 }
 
 impl<'a> KvmGuests<'a> {
-    /// Starts none yet. `ports_made` is when the switch's ports were added.
-    pub(crate) fn new(switch: &'a Switch, ports_made: Instant) -> Self {
+    /// Adds both ports, with their sockets in `dir`, and starts the server. The client follows when the server
+    /// listens, so that neither slows the other's boot.
+    pub(crate) fn start(switch: &'a Switch, dir: &'a PrivateDir, args: &'a Args) -> Result<Self> {
         let (sender, events) = bounded(4096);
-        Self {
+        let ports_made = Instant::now();
+        for role in [Role::Server, Role::Client] {
+            let config = PortConfig::new(role.name(), PortKind::VhostUser(dir.file(role.name())));
+            switch
+                .add_port(config)
+                .with_context(|| format!("adding the port {}", role.name()))?;
+        }
+        let mut guests = Self {
             switch,
+            dir,
+            args,
             ports_made,
             processes: Vec::new(),
             sender,
             events,
-        }
+        };
+        guests.spawn(Role::Server)?;
+        Ok(guests)
     }
 
     /// Starts one guest on the vhost-user socket of its port.
-    pub(crate) fn start(&mut self, role: Role, socket: &Path, args: &Args) -> Result<()> {
+    fn spawn(&mut self, role: Role) -> Result<()> {
         let program = std::env::current_exe().context("finding this program's own file")?;
         let mut nic = std::ffi::OsString::from("vhost-user=");
-        nic.push(socket);
+        nic.push(self.dir.file(role.name()));
         // Without the switch there is nothing left to do for a guest, so it need not wait for another one.
         nic.push(format!(",mac={},reconnect=0", mac_of_name(role.name())));
         let started = Instant::now();
@@ -105,7 +119,7 @@ impl<'a> KvmGuests<'a> {
                 "run",
                 "--micro-guest",
                 "--cmdline",
-                &parameters(role, args).to_string(),
+                &parameters(role, self.args).to_string(),
             ])
             .args(["--memory", &format!("{MEMORY_MIB}M"), "--nic"])
             .arg(nic)
@@ -166,6 +180,10 @@ fn follow(
 impl Guests for KvmGuests<'_> {
     fn events(&self) -> &Receiver<(Role, Event)> {
         &self.events
+    }
+
+    fn start_client(&mut self) -> Result<()> {
+        self.spawn(Role::Client)
     }
 
     fn go(&mut self) -> Result<()> {

@@ -85,6 +85,9 @@ pub(super) trait Guests {
     /// Where their events come from.
     fn events(&self) -> &Receiver<(Role, Event)>;
 
+    /// Starts the client, if it does not run yet; the server listens.
+    fn start_client(&mut self) -> Result<()>;
+
     /// Lets the client start the phase that it is ready for.
     fn go(&mut self) -> Result<()>;
 

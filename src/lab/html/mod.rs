@@ -197,7 +197,8 @@ fn sequences(page: &mut String, report: &LabReport) {
     }
     page.push_str(
         "</section>\n<p class=\"small\">From a capture on the filter's port: left edge of its lane the guest's side, \
-         right edge the switch's. Times count from the first frame shown; the vertical axis is not to scale.</p>\n",
+         right edge the switch's. Times count from the first frame shown; the vertical axis is not to scale. \
+         capture.pcapng has the frames of both sides: <code>frame.interface_id == 0</code> shows one.</p>\n",
     );
 }
 
