@@ -102,9 +102,7 @@ fn show(filters: &[FilterInfo]) -> String {
             vec![
                 filter.port.clone(),
                 filter.profile.to_string(),
-                filter
-                    .deadline_ms
-                    .map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms")),
+                deadline(filter),
                 filter.rules.to_string(),
                 filter.changes.to_string(),
                 counters.frames.to_string(),
@@ -122,4 +120,16 @@ fn show(filters: &[FilterInfo]) -> String {
         "DROPPED", "UNJUDGED",
     ];
     table::render(&heading, &rows)
+}
+
+/// The longest that a filter holds a frame; the profile's own choice if nobody made another.
+fn deadline(filter: &FilterInfo) -> String {
+    let default = || {
+        filter
+            .profile
+            .default_deadline()
+            .map(|deadline| deadline.as_millis())
+    };
+    let ms = filter.deadline_ms.map(u128::from).or_else(default);
+    ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms} ms"))
 }

@@ -25,7 +25,7 @@ const MAX_CONNECTIONS: usize = 128;
 /// Threads for what waits: changes of the switch, and one for each capture.
 const BLOCKING_THREADS: usize = 32;
 /// How long a request's head may take, and how long a connection may idle.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+const HEAD_TIME: Duration = Duration::from_secs(5);
 /// How long a client may leave an answer untaken.
 const WRITE_TIME: Duration = Duration::from_secs(20);
 /// Octets of a request's head.
