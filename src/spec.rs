@@ -368,7 +368,6 @@ mod tests {
                 "keep one",
             ),
             (r#""name":"a","tap":"t","vlan":5000"#, "vlan", "1 to 4094"),
-            (r#""name":"a","tap":"t","vlan":0"#, "vlan", "1 to 4094"),
             (
                 r#""name":"a","tap":"t","vlan":1,"trunk":[2]"#,
                 "trunk",

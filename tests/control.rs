@@ -226,74 +226,78 @@ fn filters_are_set_shown_and_taken_off() {
     assert!(errors.contains("1 to 60000"), "{errors}");
 }
 
+/// A port to be added.
+const PORT: &str = r#"{"name": "e1", "endpoint": "192.0.2.2/24"}"#;
+
+/// Method, target and body of requests, one after the other; the status of the answer, and a word of its reason.
+const REFUSALS: [(&str, &str, &str, u16, &str); 23] = [
+    ("POST", "/v1/ports", PORT, 201, ""),
+    ("POST", "/v1/ports", PORT, 409, "exists already"),
+    ("POST", "/v1/ports", r#"{"name": "e2"}"#, 422, "connects nothing"),
+    (
+        "POST",
+        "/v1/ports",
+        r#"{"name": "e2", "tap": "t", "vlan": 5000}"#,
+        422,
+        "1 to 4094",
+    ),
+    (
+        "POST",
+        "/v1/ports",
+        r#"{"name": "e2", "colour": 1}"#,
+        400,
+        "colour",
+    ),
+    (
+        "POST",
+        "/v1/ports",
+        r#"{"name": "v", "vhost-user": "/nowhere/at/all"}"#,
+        409,
+        "/nowhere/at/all",
+    ),
+    ("POST", "/v1/ports", "{", 400, "body"),
+    ("GET", "/v1/ports/e1", "", 200, ""),
+    ("GET", "/v1/ports/nobody", "", 404, "nobody"),
+    (
+        "PUT",
+        "/v1/ports/e1/filter",
+        r#"{"profile": "nagle"}"#,
+        422,
+        "serialize",
+    ),
+    (
+        "PUT",
+        "/v1/ports/nobody/filter",
+        r#"{"profile": "off"}"#,
+        404,
+        "nobody",
+    ),
+    (
+        "PUT",
+        "/v1/ports/e1/filter",
+        r#"{"profile": "hold", "deadline-ms": 3}"#,
+        200,
+        "",
+    ),
+    ("GET", "/v1/ports/e1/filter", "", 200, ""),
+    ("GET", "/v1/ports/e1/stalls", "", 200, ""),
+    ("GET", "/v1/ports/nobody/stalls", "", 404, "nobody"),
+    ("GET", "/v1/ports/e1/capture?sides=left", "", 400, "both"),
+    ("GET", "/v1/ports/nobody/capture", "", 404, "nobody"),
+    ("GET", "/v1/fdb", "", 200, ""),
+    ("GET", "/v1/stats", "", 200, ""),
+    ("DELETE", "/v1/ports/e1", "", 204, ""),
+    ("DELETE", "/v1/ports/e1", "", 404, "e1"),
+    ("GET", "/v2", "", 404, "nothing"),
+    ("DELETE", "/v1/stats", "", 405, "method"),
+];
+
 #[test]
 fn refusals_have_the_right_status_and_a_reason() {
     let daemon = Daemon::start();
     daemon.cli(&["port", "add", "e0", "--endpoint", "192.0.2.1/24"]);
     let control = daemon.control();
-    let port = r#"{"name": "e1", "endpoint": "192.0.2.2/24"}"#;
-    let cases = [
-        ("POST", "/v1/ports", port, 201, ""),
-        ("POST", "/v1/ports", port, 409, "exists already"),
-        ("POST", "/v1/ports", r#"{"name": "e2"}"#, 422, "connects nothing"),
-        (
-            "POST",
-            "/v1/ports",
-            r#"{"name": "e2", "tap": "t", "vlan": 5000}"#,
-            422,
-            "1 to 4094",
-        ),
-        (
-            "POST",
-            "/v1/ports",
-            r#"{"name": "e2", "colour": 1}"#,
-            400,
-            "colour",
-        ),
-        (
-            "POST",
-            "/v1/ports",
-            r#"{"name": "v", "vhost-user": "/nowhere/at/all"}"#,
-            409,
-            "/nowhere/at/all",
-        ),
-        ("POST", "/v1/ports", "{", 400, "body"),
-        ("GET", "/v1/ports/e1", "", 200, ""),
-        ("GET", "/v1/ports/nobody", "", 404, "nobody"),
-        (
-            "PUT",
-            "/v1/ports/e1/filter",
-            r#"{"profile": "nagle"}"#,
-            422,
-            "serialize",
-        ),
-        (
-            "PUT",
-            "/v1/ports/nobody/filter",
-            r#"{"profile": "off"}"#,
-            404,
-            "nobody",
-        ),
-        (
-            "PUT",
-            "/v1/ports/e1/filter",
-            r#"{"profile": "hold", "deadline-ms": 3}"#,
-            200,
-            "",
-        ),
-        ("GET", "/v1/ports/e1/filter", "", 200, ""),
-        ("GET", "/v1/ports/e1/stalls", "", 200, ""),
-        ("GET", "/v1/ports/nobody/stalls", "", 404, "nobody"),
-        ("GET", "/v1/ports/e1/capture?sides=left", "", 400, "both"),
-        ("GET", "/v1/ports/nobody/capture", "", 404, "nobody"),
-        ("GET", "/v1/fdb", "", 200, ""),
-        ("GET", "/v1/stats", "", 200, ""),
-        ("DELETE", "/v1/ports/e1", "", 204, ""),
-        ("DELETE", "/v1/ports/e1", "", 404, "e1"),
-        ("GET", "/v2", "", 404, "nothing"),
-        ("DELETE", "/v1/stats", "", 405, "method"),
-    ];
-    for (method, target, body, status, reason) in cases {
+    for (method, target, body, status, reason) in REFUSALS {
         let (answered, answer) = http(&control, method, target, body);
         assert_eq!(answered, status, "{method} {target} {body}: {answer}");
         let error = answer["error"].as_str().unwrap_or_default();

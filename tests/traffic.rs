@@ -241,6 +241,50 @@ fn toggling_a_filter_loses_and_changes_nothing() {
     assert_eq!(client.expect("the port's filter")["changes"], 200);
 }
 
+/// Begins a capture and stops it as Ctrl-C does.
+fn interrupted(fixture: &Fixture, cut: &str) {
+    let endless = fixture
+        .command(&["capture", "client", "-w", cut])
+        .spawn()
+        .expect("it starts");
+    let start = Clock::now();
+    while std::fs::metadata(cut).map_or(0, |file| file.len()) < 5_000 {
+        assert!(start.elapsed() < PATIENCE, "nothing is captured");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kill = Command::new("kill")
+        .args(["-s", "INT", &endless.id().to_string()])
+        .status();
+    assert!(kill.expect("kill runs").success());
+    wait(endless);
+}
+
+/// The interfaces of the frames of a file that Wireshark's filter finds.
+fn read(file: &str, filter: &str) -> Vec<String> {
+    let output = Command::new("tshark")
+        .args([
+            "-r",
+            file,
+            "-Y",
+            filter,
+            "-T",
+            "fields",
+            "-e",
+            "frame.interface_name",
+        ])
+        .args(["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"])
+        .output()
+        .expect("tshark runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{filter}: {errors}");
+    assert!(
+        !errors.contains("cut short") && !errors.contains("damaged"),
+        "{errors}"
+    );
+    let names = String::from_utf8_lossy(&output.stdout);
+    names.lines().map(str::to_owned).collect()
+}
+
 #[test]
 fn captures_hold_what_was_asked_for_and_wireshark_reads_them() {
     let fixture = Fixture::start();
@@ -256,54 +300,13 @@ fn captures_hold_what_was_asked_for_and_wireshark_reads_them() {
     fixture.cli(&["filter", "set", "client", "hold", "--deadline", "3"]);
     let summary = fixture.cli(&["capture", "client", "-w", &both, "--both-sides", "--count", "200"]);
     assert_eq!(summary["frames"], 200);
-    // One that is interrupted leaves a whole file too.
-    let endless = fixture
-        .command(&["capture", "client", "-w", &cut])
-        .spawn()
-        .expect("it starts");
-    let start = Clock::now();
-    while std::fs::metadata(&cut).map_or(0, |file| file.len()) < 5_000 {
-        assert!(start.elapsed() < PATIENCE, "nothing is captured");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    let kill = Command::new("kill")
-        .args(["-s", "INT", &endless.id().to_string()])
-        .status();
-    assert!(kill.expect("kill runs").success());
-    wait(endless);
+    interrupted(&fixture, &cut);
 
-    let Ok(tshark) = Command::new("tshark").arg("--version").output() else {
+    if Command::new("tshark").arg("--version").output().is_err() {
         let test = "captures_hold_what_was_asked_for_and_wireshark_reads_them";
         println!("SKIPPED {test}: tshark is not installed: run `cargo xtask setup` as root");
         return;
-    };
-    assert!(tshark.status.success());
-    let read = |file: &str, filter: &str| {
-        let output = Command::new("tshark")
-            .args([
-                "-r",
-                file,
-                "-Y",
-                filter,
-                "-T",
-                "fields",
-                "-e",
-                "frame.interface_name",
-            ])
-            .args(["-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"])
-            .output()
-            .expect("tshark runs");
-        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{filter}: {errors}");
-        assert!(
-            !errors.contains("cut short") && !errors.contains("damaged"),
-            "{errors}"
-        );
-        String::from_utf8_lossy(&output.stdout)
-            .lines()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    }
     assert_eq!(read(&one, "tcp").len(), 300);
     assert_eq!(read(&one, "tcp && frame.interface_name == \"client\"").len(), 300);
     for file in [&one, &both, &cut] {

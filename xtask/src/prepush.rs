@@ -10,9 +10,12 @@ pub(crate) fn prepush() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))?;
     sizes::check()?;
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
-    run(cargo()
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .args(["doc", "--workspace", "--no-deps"]))?;
+    run(cargo().env("RUSTDOCFLAGS", "-D warnings").args([
+        "doc",
+        "--workspace",
+        "--no-deps",
+        "--document-private-items",
+    ]))?;
     run(cargo().args(["test", "--workspace", "--lib", "--bins"]))?;
     eprintln!("xtask prepush: all is well");
     Ok(())
