@@ -1,9 +1,14 @@
 //! What the tests with real programs share: Linux guests in QEMU, and a running switch.
-#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod bystander;
 pub mod daemon;
+pub mod frames;
 pub mod guest;
 pub mod image;
+pub mod netns;
+pub mod peer;
+pub mod scene;
 
 use std::path::PathBuf;
 use std::process::Command;

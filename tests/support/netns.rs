@@ -1,0 +1,67 @@
+//! Network namespaces that end with the threads in them, a failed run's too.
+//!
+//! `unsafe` is needed for `unshare`, which the standard library does not have.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::path::Path;
+
+use super::{host, program};
+
+/// Why namespaces and taps cannot be had here, if so.
+pub fn missing() -> Option<String> {
+    if !std::thread::spawn(|| unshare_network().is_ok())
+        .join()
+        .unwrap_or(false)
+    {
+        return Some("network namespaces need root".to_owned());
+    }
+    if !Path::new("/dev/net/tun").exists() {
+        return Some("there is no /dev/net/tun".to_owned());
+    }
+    program("ip")
+        .is_none()
+        .then(|| "the program ip (iproute2) is not installed".to_owned())
+}
+
+/// Gives the calling thread, and the processes that it starts from here on, an empty network, in which no kernel speaks
+/// without being asked: IPv6 is off.
+pub fn enter() {
+    unshare_network().expect("this was tried before");
+    host(
+        "if [ -d /proc/sys/net/ipv6 ]; then echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6; fi; ip link set lo up",
+    );
+}
+
+/// The calling thread's number, by which `ip link set ... netns` finds its namespace.
+pub fn thread_number() -> u32 {
+    let link = std::fs::read_link("/proc/thread-self").expect("/proc tells about the thread");
+    let number = link.file_name().and_then(|name| name.to_str()?.parse().ok());
+    number.expect("the link ends in the thread's number")
+}
+
+/// A counter of the calling thread's namespace, such as `Tcp` `RetransSegs` in /proc/net/snmp.
+pub fn counter(file: &str, group: &str, name: &str) -> u64 {
+    let text =
+        std::fs::read_to_string(format!("/proc/thread-self/net/{file}")).expect("the kernel's counters");
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(group)?.strip_prefix(": "));
+    let (names, values) = (
+        lines.next().expect("a line of names"),
+        lines.next().expect("a line of values"),
+    );
+    let mut pairs = names.split(' ').zip(values.split(' '));
+    let value = pairs
+        .find(|pair| pair.0 == name)
+        .and_then(|pair| pair.1.parse().ok());
+    value.unwrap_or_else(|| panic!("{file} has a number {group} {name}"))
+}
+
+fn unshare_network() -> io::Result<()> {
+    // SAFETY: `unshare` takes no pointers, and a network namespace belongs to the calling thread alone.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
