@@ -9,6 +9,7 @@
 #                 appears at LAPIC_ALIAS, where a 32-bit displacement reaches it
 
 .set BASE,         0x100000     # guest.ld puts .boot here
+# Four pages below the alias are left out: ring 3 maps device memory above 4 GiB there.
 .set LAPIC_ALIAS,  0x3fe00000
 .set LAPIC_EOI,    0xb0
 .set CODE0,        0x08
@@ -199,7 +200,7 @@ bitmap:
     .fill (0x3f8 - 0xf8) / 8, 1, 0xff
     .byte 0                                 # 0x3f8-0x3ff: COM1
     .fill (0x600 - 0x400) / 8, 1, 0xff
-    .byte 0xcf                              # 0x604-0x605: power management control
+    .byte 0xce                              # 0x600, 0x604-0x605: power management
     .fill (0xcf8 - 0x608) / 8, 1, 0xff
     .byte 0                                 # 0xcf8-0xcff: PCI configuration
     .fill (0xb000 - 0xd00) / 8, 1, 0xff
@@ -217,10 +218,13 @@ pdpt:
     .fill 508, 8, 0
 directories:                                # 0x87: large page, ring 3, writable, present; 0x9f: and uncached
 .set index, 0
-.rept 511
+.rept 507
     .quad (index << 21) | 0x87
     .set index, index + 1
 .endr
+.global guest_device_pages
+guest_device_pages:
+    .fill 4, 8, 0
     .quad 0xfee0009f                        # LAPIC_ALIAS
 .set index, 512
 .rept 1024

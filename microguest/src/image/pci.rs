@@ -1,6 +1,6 @@
 //! PCI configuration through ports 0xcf8 and 0xcfc (PCI Local Bus 3.0, 3.2.2.3 and chapter 6).
 
-use crate::ports;
+use crate::{ports, stub};
 
 const ADDRESS: u16 = 0xcf8;
 const DATA: u16 = 0xcfc;
@@ -73,20 +73,20 @@ impl Function {
         .take(MOST_CAPABILITIES)
     }
 
-    /// The address in base address register `index`, if it is memory that boot.s has mapped.
+    /// Where the memory of base address register `index` appears.
     pub(crate) fn memory(self, index: u8) -> Result<usize, &'static str> {
         let register = FIRST_BAR + 4 * (index & 7);
         let low = self.read(register);
         if index > 5 || low & 1 != 0 {
             return Err("the device has no memory region where it says");
         }
-        let wide = low & 0b110 == 0b100;
-        if wide && index < 5 && self.read(register + 4) != 0 {
-            return Err("the device's memory region is above 4 GiB");
-        }
-        match low & !0xf {
-            0 => Err("the device's memory region has no address"),
-            address => Ok(address as usize),
+        let wide = low & 0b110 == 0b100 && index < 5;
+        let high = if wide { self.read(register + 4) } else { 0 };
+        match (high, low & !0xf) {
+            (0, 0) => Err("the device's memory region has no address"),
+            (0, low) => Ok(low as usize),
+            (high, low) => stub::map_device(u64::from(high) << 32 | u64::from(low))
+                .ok_or("the device has too many memory regions above 4 GiB"),
         }
     }
 

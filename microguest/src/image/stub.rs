@@ -2,7 +2,7 @@
 
 use core::arch::global_asm;
 use core::ptr::addr_of;
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::ports;
 
@@ -12,15 +12,27 @@ global_asm!(include_str!("memory.s"));
 /// Power management control: ACPI's soft-off is bit 13, "sleep enable" (ACPI 6.4, 4.8.3.2.1).
 const PM_CONTROL: [u16; 2] = [0x604, 0xb004];
 const SLEEP_ENABLE: u16 = 1 << 13;
+/// Cloud Hypervisor's sleep register (ACPI 6.4, 4.8.3.7): sleep type 5, sleep enable.
+const SLEEP_CONTROL: u16 = 0x600;
+const SLEEP_S5: u8 = 5 << 2 | 1 << 5;
 /// QEMU's isa-debug-exit, where the machine has it.
 const DEBUG_EXIT: u16 = 0xf4;
 /// The keyboard controller's reset line: the last resort.
 const KEYBOARD_COMMAND: u16 = 0x64;
 const RESET: u8 = 0xfe;
 
+/// Page table entries that boot.s leaves free, and the first address that they map.
+const DEVICE_PAGES: usize = 4;
+const DEVICE_BASE: usize = 0x3f60_0000;
+/// Octets of a page.
+const PAGE: u64 = 2 << 20;
+/// Entry bits: present, writable, ring 3, uncached, large.
+const DEVICE_PAGE: u64 = 0x9f;
+
 unsafe extern "C" {
     static guest_entry_tsc: u64;
     static guest_interrupted: AtomicU8;
+    static guest_device_pages: [AtomicU64; DEVICE_PAGES];
     safe fn guest_halt();
 }
 
@@ -41,11 +53,27 @@ pub(crate) fn halt() {
     guest_halt();
 }
 
+/// Maps the 2 MiB around `physical`, device memory above 4 GiB, and returns where it appears. `None` if all pages
+/// for that are taken.
+pub(crate) fn map_device(physical: u64) -> Option<usize> {
+    let (page, offset) = (physical & !(PAGE - 1), physical & (PAGE - 1));
+    let entry = page | DEVICE_PAGE;
+    // SAFETY: defined in boot.s: four entries that are absent until set here, so no translation can be stale. The
+    // addresses that they map are used for nothing else.
+    let entries = unsafe { &guest_device_pages };
+    let place = entries
+        .iter()
+        .position(|found| matches!(found.load(Ordering::Relaxed), found if found == 0 || found == entry))?;
+    entries.get(place)?.store(entry, Ordering::SeqCst);
+    Some(DEVICE_BASE + place * PAGE as usize + offset as usize)
+}
+
 /// Switches the machine off, by whatever way it knows.
 pub(crate) fn power_off() -> ! {
     for port in PM_CONTROL {
         ports::write16(port, SLEEP_ENABLE);
     }
+    ports::write8(SLEEP_CONTROL, SLEEP_S5);
     ports::write8(DEBUG_EXIT, 0);
     ports::write8(KEYBOARD_COMMAND, RESET);
     loop {
