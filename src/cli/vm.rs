@@ -58,7 +58,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
     vcpus: u8,
 
-    /// A network interface: (port=NAME | vhost-user=PATH)[,mac=M][,queues=N][,mtu=N][,reconnect=S]; may be repeated
+    /// A network interface: port=NAME or vhost-user=PATH, then, if wanted, mac=M, queues=N, mtu=N, reconnect=SECONDS, all
+    /// separated by commas; may be repeated
     #[arg(long = "nic", value_name = "NIC")]
     nics: Vec<NicArg>,
 
@@ -164,7 +165,9 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
         .map(|nic| resolve(nic, args.control.as_ref()))
         .collect::<Result<_>>()?;
     let config = VmConfig {
-        kernel: args.kernel.map_or(Kernel::Embedded(vmm::MICROGUEST), Kernel::File),
+        kernel: args
+            .kernel
+            .map_or(Kernel::Embedded(vmm::MICROGUEST), Kernel::File),
         initrd: args.initrd,
         cmdline: args.cmdline,
         memory: args.memory,
@@ -182,7 +185,9 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
             input: Some(input),
         },
     )?;
-    vm.stop_handle().stop_on_signals().context("watching for signals")?;
+    vm.stop_handle()
+        .stop_on_signals()
+        .context("watching for signals")?;
     let reason = vm.run()?;
     let outcome = Outcome {
         stopped: reason.to_string(),
