@@ -74,18 +74,23 @@ fn run(info: u64) -> Result<(), &'static str> {
     let mac = nic.config().mac;
     let mut station = Station::new(&parameters, &mut nic, mac, started);
     let halt = msix && !parameters.poll;
+    let mut look = 0;
     while !station.is_over() {
         stub::clear_interrupted();
         nic.awake();
         let mut wake = station.step(&|| clock.now(), &mut nic, &mut serial::line);
         if station.wants_go() {
-            if serial::read() == Some(b'g') {
-                station.go(clock.now(), &mut serial::line);
-                continue;
+            if clock.now() >= look {
+                look = clock.now() + GO_POLL;
+                if serial::read() == Some(b'g') {
+                    station.go(clock.now(), &mut serial::line);
+                    continue;
+                }
             }
-            wake = wake.into_iter().chain([clock.now() + GO_POLL]).min();
+            wake = wake.into_iter().chain([look]).min();
         }
-        if halt && !station.is_over() && wake.is_none_or(|at| at > clock.now()) && nic.may_sleep() {
+        let idle = !station.is_over() && wake.is_none_or(|at| at > clock.now());
+        if halt && idle && nic.may_sleep() {
             lapic::wake_at(wake, clock.now());
             stub::halt();
         }
