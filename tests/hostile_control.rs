@@ -165,3 +165,32 @@ fn clients_that_never_finish() {
     still_answers(&scene);
     scene.finish();
 }
+
+#[test]
+fn a_crowd_of_clients_makes_room() {
+    let scene = Scene::start();
+    let open = |start: &str| {
+        let mut client = UnixStream::connect(scene.daemon.control()).expect("the control socket");
+        client
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .expect("a timeout");
+        client.write_all(start.as_bytes()).expect("a request's start");
+        client
+    };
+    let mut capture = open("GET /v1/ports/bystander/capture HTTP/1.1\r\nHost: x\r\n\r\n");
+    capture.read_exact(&mut [0; 64]).expect("the capture has begun");
+    let body = "POST /v1/ports HTTP/1.1\r\nHost: x\r\nContent-Length: 4000\r\n\r\n{";
+    let mut crowd: Vec<_> = (0..300).map(|_| open(body)).collect();
+    still_answers(&scene);
+    // The first one was sent away before its time was over, which it would have been told.
+    let mut answer = Vec::new();
+    let _ = crowd[0].read_to_end(&mut answer);
+    assert!(answer.is_empty(), "{}", String::from_utf8_lossy(&answer));
+    // The capture, which came before it, was not.
+    for _ in 0..1000 {
+        capture.read_exact(&mut [0; 1024]).expect("the capture goes on");
+    }
+    drop((crowd, capture));
+    still_answers(&scene);
+    scene.finish();
+}

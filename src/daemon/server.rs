@@ -1,21 +1,28 @@
 //! HTTP/1.1 over the control socket, in a thread of its own.
 //!
 //! Nobody is trusted to be quick: a request's head and body have to come in time, an answer has to be taken
-//! in time, and so many connections are served and no more.
+//! in time, and so many connections are served and no more. When there are as many, the one that is there longest
+//! makes room, captures left out: those are limited by themselves, and last.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_io_timeout::TimeoutStream;
 
 use super::routes::{self, Context};
@@ -32,6 +39,8 @@ const WRITE_TIME: Duration = Duration::from_secs(20);
 const MAX_HEAD: usize = 64 << 10;
 /// How long answers may take to finish when the daemon stops.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long a connection is left alone when there are too many.
+const GRACE: Duration = Duration::from_secs(1);
 /// Rest after an accept that failed, for want of descriptors perhaps.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
@@ -60,10 +69,13 @@ pub(crate) fn spawn(
 async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut guests = Guests::default();
     loop {
         let place = tokio::select! {
-            place = Arc::clone(&places).acquire_owned() => place,
+            biased;
             () = told(&mut stop) => break,
+            place = Arc::clone(&places).acquire_owned() => place,
+            () = guests.make_room() => Arc::clone(&places).acquire_owned().await,
         };
         // The semaphore is never closed.
         let Ok(place) = place else { break };
@@ -73,9 +85,13 @@ async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver
         };
         match stream {
             Ok((stream, _)) => {
-                let connection = connection(stream, router.clone(), stop.clone());
+                let guest = guests.admit();
+                let connection = connection(stream, router.clone(), Arc::clone(&guest), stop.clone());
                 connections.spawn(async move {
-                    connection.await;
+                    tokio::select! {
+                        () = connection => {}
+                        () = guest.leave.notified() => tracing::debug!("a client of the control socket made room"),
+                    }
                     drop(place);
                 });
             }
@@ -93,15 +109,60 @@ async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver
     }
 }
 
+/// A client, as far as it may have to make room.
+struct Guest {
+    since: Instant,
+    leave: Notify,
+    /// It captures.
+    stays: AtomicBool,
+}
+
+/// Clients, those that came first in front.
+#[derive(Default)]
+struct Guests(VecDeque<Weak<Guest>>);
+
+impl Guests {
+    fn admit(&mut self) -> Arc<Guest> {
+        self.0.retain(|guest| guest.strong_count() > 0);
+        let guest = Arc::new(Guest {
+            since: Instant::now(),
+            leave: Notify::new(),
+            stays: AtomicBool::new(false),
+        });
+        self.0.push_back(Arc::downgrade(&guest));
+        guest
+    }
+
+    /// Sends the first one away that may go, once it has been there for long enough.
+    async fn make_room(&mut self) {
+        let may_go = |guest: &Arc<Guest>| !guest.stays.load(Ordering::Relaxed);
+        while let Some(first) = self.0.iter().filter_map(Weak::upgrade).find(may_go) {
+            tokio::time::sleep_until(first.since + GRACE).await;
+            if may_go(&first) {
+                self.0
+                    .retain(|guest| !std::ptr::eq(guest.as_ptr(), Arc::as_ptr(&first)));
+                return first.leave.notify_one();
+            }
+        }
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Serves one client until it goes, breaks the rules or is too slow.
-async fn connection(stream: UnixStream, router: Router, mut stop: watch::Receiver<bool>) {
+async fn connection(stream: UnixStream, router: Router, guest: Arc<Guest>, mut stop: watch::Receiver<bool>) {
+    let router = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let captures = request.uri().path().ends_with("/capture");
+        guest.stays.store(captures, Ordering::Relaxed);
+        router.call(request)
+    });
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(WRITE_TIME));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIME)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
