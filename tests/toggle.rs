@@ -10,7 +10,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::daemon::Daemon;
 use support::frames::{Digest, Random};
@@ -121,12 +121,17 @@ fn switch(shared: &Shared, hosts: &Receiver<Message>) {
     };
     next();
     next();
-    let mut seen = 0;
     for round in 0..TOGGLES {
         daemon.cli(&["filter", "set", "v0", "serialize"]);
+        if round % 10 == 9 {
+            // The filter is in the path, and lets the stream through.
+            progress(shared);
+            let filters = daemon.cli(&["filter", "show"]);
+            assert!(filters[0]["counters"]["frames"].as_u64() > Some(0), "{filters}");
+        }
         daemon.cli(&["filter", "off", "v0"]);
         if round % 10 == 9 {
-            seen = progress(shared, seen);
+            progress(shared);
         }
     }
     shared.stop.store(true, Ordering::Relaxed);
@@ -144,17 +149,16 @@ fn switch(shared: &Shared, hosts: &Receiver<Message>) {
     }
 }
 
-/// Waits until the receiver has more than `seen`.
-fn progress(shared: &Shared, seen: u64) -> u64 {
-    let start = std::time::Instant::now();
-    while shared.received.load(Ordering::Relaxed) <= seen {
+/// Waits until the receiver has more than now.
+fn progress(shared: &Shared) {
+    let (start, seen) = (Instant::now(), shared.received.load(Ordering::Relaxed));
+    while shared.received.load(Ordering::Relaxed) == seen {
         assert!(
             start.elapsed() < LIMIT,
             "the stream stands still after {seen} octets"
         );
         thread::sleep(Duration::from_millis(1));
     }
-    shared.received.load(Ordering::Relaxed)
 }
 
 /// Does something in a namespace with a tap of the switch that has an address.
