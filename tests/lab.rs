@@ -149,8 +149,10 @@ fn kvm_guests_tell_the_story() {
     for guest in report["guests_info"].as_array().expect("guests") {
         assert!(number(guest, "/first_frame_ms") > 0.0);
         let overhead = number(guest, "/memory_overhead_kib");
+        // The code of a debug build is several times as large.
+        let most = if cfg!(debug_assertions) { 24.0 } else { 8.0 };
         assert!(
-            overhead <= 8.0 * 1024.0,
+            overhead <= most * 1024.0,
             "the process takes {overhead} KiB beyond its guest"
         );
     }
