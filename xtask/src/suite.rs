@@ -57,15 +57,18 @@ fn run_tests() -> Result<Report> {
     let mut hidden = false;
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("reading the tests' output")?;
-        report.note(&String::from_utf8_lossy(&line), &mut hidden);
+        let line = String::from_utf8_lossy(&line);
+        if report.note(&line, &mut hidden) {
+            println!("{line}");
+        }
     }
     report.failed = !child.wait().context("waiting for the tests")?.success();
     Ok(report)
 }
 
 impl Report {
-    /// Takes a line; shows it unless it is the output of a test that passed.
-    fn note(&mut self, line: &str, hidden: &mut bool) {
+    /// Takes a line; whether it is to be shown, which the output of tests that passed is not.
+    fn note(&mut self, line: &str, hidden: &mut bool) -> bool {
         match line {
             "successes:" => *hidden = true,
             "failures:" => *hidden = false,
@@ -78,9 +81,7 @@ impl Report {
         if let Some(what) = line.strip_prefix(SKIPPED) {
             self.skipped.insert(what.to_owned());
         }
-        if !*hidden {
-            println!("{line}");
-        }
+        !*hidden
     }
 }
 
@@ -144,8 +145,7 @@ mod tests {
         ];
         let mut was_hidden = Vec::new();
         for line in lines {
-            report.note(line, &mut hidden);
-            was_hidden.push(hidden);
+            was_hidden.push(!report.note(line, &mut hidden));
         }
         assert_eq!(report.skipped.into_iter().collect::<Vec<_>>(), ["a: no tshark"]);
         assert_eq!(report.passed, 7);
