@@ -30,6 +30,9 @@ pub(super) fn sentence(
 /// then, when it has other work to do.
 const RARE: u64 = 20;
 
+/// Width of the distribution's buckets: smaller differences are none.
+const RESOLUTION: f64 = 0.01;
+
 /// What a transaction takes, against another run if there is one. A stream's blocks go into a buffer, so their mean
 /// tells more than their median.
 fn cost(run: &Run, baseline: Option<&Run>) -> String {
@@ -38,6 +41,9 @@ fn cost(run: &Run, baseline: Option<&Run>) -> String {
         Workload::Rr | Workload::Wwr | Workload::Records => ("at p50", |run| run.rtt_us.p50),
     };
     match baseline.filter(|base| base.transactions > 0) {
+        Some(base) if (of(run) - of(base)).abs() <= RESOLUTION * of(base) => {
+            format!("{} {name}, the same within 1 %", micros(of(run)))
+        }
         Some(base) => format!(
             "{} {name} ({} → {})",
             delta_micros(of(run) - of(base)),
@@ -204,6 +210,18 @@ mod tests {
         assert!(text.ends_with("and none held, one stall"), "{text}");
         run.workload = Workload::Stream;
         assert!(sentence_of(&report, &run).contains("a block on average"));
+    }
+
+    #[test]
+    fn differences_below_the_resolution_are_none() {
+        let report = fixture::report();
+        let mut run = report.runs[1].clone();
+        run.rtt_us.p50 = report.runs[0].rtt_us.p50 + 0.3;
+        let text = sentence_of(&report, &run);
+        assert!(
+            text.starts_with("41.3 µs at p50, the same within 1 %: each frame"),
+            "{text}"
+        );
     }
 
     #[test]
