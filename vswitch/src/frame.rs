@@ -157,8 +157,15 @@ const SMALL: usize = 2048;
 const POOLED: usize = 64;
 
 impl BufferPool {
-    /// A buffer of exactly `len` octets, zeroed or with old contents of this process's own frames.
+    /// A buffer of exactly `len` octets, all zero.
     pub(crate) fn take(&mut self, len: usize) -> Vec<u8> {
+        let mut buffer = self.empty(len);
+        buffer.resize(len, 0);
+        buffer
+    }
+
+    /// An empty buffer with room for `len` octets.
+    pub(crate) fn empty(&mut self, len: usize) -> Vec<u8> {
         let (shelf, capacity) = if len <= SMALL {
             (&mut self.small, SMALL)
         } else {
@@ -167,7 +174,7 @@ impl BufferPool {
         let mut buffer = shelf
             .pop()
             .unwrap_or_else(|| Vec::with_capacity(capacity.max(len)));
-        buffer.resize(len, 0);
+        buffer.reserve(len);
         buffer
     }
 

@@ -158,14 +158,15 @@ impl Arena {
         if self.tail(packet.octets).is_empty() {
             return;
         }
-        let mut buffer = self.burst.pool.take(0);
-        self.copy_out(packet.octets, packet.meta.frame_len as usize, &mut buffer);
+        let len = packet.meta.frame_len as usize;
+        let mut buffer = self.burst.pool.empty(len);
+        self.copy_out(packet.octets, len, &mut buffer);
         packet.octets = self.adopt(buffer);
     }
 
     /// A private copy of a packet's octets, to outlive the burst.
     pub(crate) fn private_copy(&mut self, octets: Octets, len: u32) -> Vec<u8> {
-        let mut buffer = self.burst.pool.take(0);
+        let mut buffer = self.burst.pool.empty(len as usize);
         self.copy_out(octets, len as usize, &mut buffer);
         buffer
     }
@@ -222,4 +223,63 @@ pub(crate) fn fits(offloads: &Offloads, meta: &FrameMeta, can: crate::port::Capa
         }
     };
     gso && (can.checksum || !matches!(offloads.checksum, Checksum::Partial { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use offload::VnetHeader;
+
+    use super::*;
+    use crate::frame::{Frame, HEADER_COPY, MAX_FRAME};
+
+    /// A burst of one frame, all but its headers in `rest`.
+    fn fill(arena: &mut Arena, rest: &[u8]) -> Packet {
+        let mut header = [0; HEADER_COPY];
+        header[12..14].copy_from_slice(&[0x88, 0xb5]);
+        let len = HEADER_COPY + rest.len();
+        arena.burst.segments.push(Segment {
+            ptr: rest.as_ptr(),
+            len: rest.len() as u32,
+        });
+        arena.burst.frames.push(Frame {
+            vnet: VnetHeader::default(),
+            len: len as u32,
+            token: 0,
+            queue: 0,
+            body: Body::Shared {
+                header,
+                header_len: HEADER_COPY as u16,
+                first: 0,
+                count: 1,
+            },
+        });
+        Packet {
+            meta: offload::parse(&header, len).expect("a frame"),
+            offloads: Offloads::default(),
+            vlan: 0,
+            ingress: PortId(0),
+            octets: Octets::Burst(0),
+            times: Times::default(),
+        }
+    }
+
+    #[test]
+    fn private_copies_go_into_the_same_buffers_again() {
+        for len in [300, 1500, 9000, MAX_FRAME] {
+            let rest = vec![7; len - HEADER_COPY];
+            let mut arena = Arena::default();
+            let mut places = std::collections::BTreeSet::new();
+            for _ in 0..3 {
+                let mut packet = fill(&mut arena, &rest);
+                arena.make_private(&mut packet);
+                let copy = arena.head(packet.octets);
+                assert_eq!(copy.len(), len);
+                assert_eq!(copy[HEADER_COPY..], rest);
+                assert!(arena.tail(packet.octets).is_empty());
+                places.insert(copy.as_ptr());
+                arena.clear();
+            }
+            assert_eq!(places.len(), 1, "{len} octets");
+        }
+    }
 }
