@@ -39,6 +39,9 @@ const LET_GO: Duration = Duration::from_secs(2);
 pub struct Switch {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Held while a port comes or goes, so that a removed port's number is not given away before its addresses are
+    /// forgotten.
+    changes: Mutex<()>,
 }
 
 /// What workers and controllers share.
@@ -157,6 +160,7 @@ impl Switch {
         let switch = Self {
             shared: Arc::clone(&shared),
             threads: Mutex::default(),
+            changes: Mutex::default(),
         };
         for handle in &shared.workers {
             let thread = worker::spawn(Arc::clone(&shared), Arc::clone(handle)).map_err(|error| {
@@ -196,6 +200,7 @@ impl Switch {
     ) -> Result<PortInfo, ControlError> {
         check(config)?;
         let mut filter = make_filter(&config.name, &config.filter)?;
+        let _change = self.changes.lock();
         self.refuse_duplicate(&config.name)?;
         let backend = open(config, applications)?;
         let mut made = None;
@@ -238,6 +243,7 @@ impl Switch {
 
     /// Removes a port and closes what it connects.
     pub fn remove_port(&self, name: &str) -> Result<(), ControlError> {
+        let _change = self.changes.lock();
         let port = Arc::clone(self.shared.table().named(name)?);
         let generation = self.shared.publish(|slots| {
             if let Some(slot) = slots.get_mut(usize::from(port.id.0)) {
