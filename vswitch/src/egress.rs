@@ -85,8 +85,9 @@ enum Plan {
 
 type Run<'a> = ArrayVec<Outgoing<'a>, BURST>;
 
-/// Delivers packets to a port, in order.
-pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &mut Scratch) {
+/// Delivers packets to a port, in order. True when a backlog began: the port's worker has to know before it sleeps.
+#[must_use]
+pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &mut Scratch) -> bool {
     let can = port.backend.capabilities();
     plan(port, packets, arena, can, scratch);
     let Scratch {
@@ -129,8 +130,8 @@ pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &
         }
     }
     line.offer(&run);
-    port.has_backlog
-        .store(!line.backlog.frames.is_empty(), Ordering::Release);
+    let left = !line.backlog.frames.is_empty();
+    !port.has_backlog.swap(left, Ordering::AcqRel) && left
 }
 
 /// Tries to empty a port's backlog. True when frames moved.

@@ -8,7 +8,7 @@
 //! same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they came.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use introspection::stall::{Point, Stall, StallCounts, StallWatcher};
 use introspection::{
@@ -26,10 +26,23 @@ use crate::frame::BURST;
 use crate::packet::{Arena, Packet};
 
 /// A port's probe.
-#[derive(Default)]
 pub(crate) struct Probe {
     active: AtomicBool,
+    /// When [`Probe::poll`] is next due, in nanoseconds; [`NEVER`] when nothing is held. Beside the lock, because
+    /// the port's worker looks every round.
+    due: AtomicU64,
     inner: Mutex<Inner>,
+}
+
+const NEVER: u64 = u64::MAX;
+
+/// Who has something to do after a burst went through a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wakes {
+    /// Packets of other workers were let go.
+    pub(crate) others: bool,
+    /// The next deadline is earlier than the port's own worker knows.
+    pub(crate) owner: bool,
 }
 
 /// Packets that leave a probe, in order.
@@ -50,7 +63,10 @@ struct Inner {
     held: HashMap<FrameId, Held>,
     /// Released packets by the worker that has to carry them.
     outboxes: Vec<Vec<Held>>,
+    /// Kept to be read after a filter that was watched is off.
     watcher: Option<StallWatcher>,
+    /// Somebody asked for the watcher, filter or not.
+    watched: bool,
     captures: Vec<CaptureSink>,
     actions: Vec<Action>,
 }
@@ -71,21 +87,30 @@ pub(crate) struct Carrier<'a> {
     pub(crate) counters: &'a PortCounters,
 }
 
+impl Default for Probe {
+    fn default() -> Self {
+        Self {
+            active: AtomicBool::new(false),
+            due: AtomicU64::new(NEVER),
+            inner: Mutex::default(),
+        }
+    }
+}
+
 impl Probe {
     /// Whether anything is there at all: the one branch per burst that an idle probe costs.
     pub(crate) fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
     }
 
-    /// Carries `packets` (at most [`BURST`] of them) through, and adds what leaves to `passed`. True when packets of
-    /// other workers were let go.
+    /// Carries `packets` (at most [`BURST`] of them) through, and adds what leaves to `passed`.
     pub(crate) fn pass(
         &self,
         direction: Direction,
         packets: &mut Vec<Packet>,
         passed: &mut Passed,
         carrier: &mut Carrier<'_>,
-    ) -> bool {
+    ) -> Wakes {
         let now = clock::now();
         let mut inner = self.inner.lock();
         inner.take_outbox(now, passed, carrier);
@@ -101,8 +126,8 @@ impl Probe {
             }
             false
         };
-        inner.settle(&self.active);
-        others
+        let owner = self.settle(&mut inner);
+        Wakes { others, owner }
     }
 
     /// Releases what is due or in the carrier's outbox. True when packets of other workers were let go.
@@ -123,17 +148,14 @@ impl Probe {
             others = inner.carry_out(now, &mut actions, &[], passed, Some(carrier));
             inner.actions = actions;
         }
-        inner.settle(&self.active);
+        self.settle(&mut inner);
         others
     }
 
     /// When [`Probe::poll`] is next due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.inner
-            .lock()
-            .filter
-            .as_ref()
-            .and_then(|filter| filter.next_deadline())
+        let due = self.due.load(Ordering::Acquire);
+        (due != NEVER).then_some(Instant(due))
     }
 
     /// Whether a release by someone else waits for a worker.
@@ -149,33 +171,50 @@ impl Probe {
     pub(crate) fn set_filter(&self, filter: Option<Box<dyn Filter>>, config: FilterConfig) {
         let mut inner = self.inner.lock();
         inner.drain(clock::now());
+        let watching = inner.is_watching();
         inner.filter = filter;
         inner.config = config;
         inner.changes += 1;
-        if inner.watcher.is_none() && inner.filter.is_some() {
+        if !watching && inner.filter.is_some() {
+            // Afresh: what passed unseen must not look like a gap.
             inner.watcher = Some(StallWatcher::default());
         }
-        inner.settle(&self.active);
+        self.settle(&mut inner);
     }
 
     /// Watches for stalls, from now and from zero, or stops.
     pub(crate) fn watch(&self, on: bool) {
         let mut inner = self.inner.lock();
+        inner.watched = on;
         inner.watcher = (on || inner.filter.is_some()).then(StallWatcher::default);
-        inner.settle(&self.active);
+        self.settle(&mut inner);
     }
 
     /// Adds a capture.
     pub(crate) fn capture(&self, sink: CaptureSink) {
         let mut inner = self.inner.lock();
         inner.captures.push(sink);
-        inner.settle(&self.active);
+        self.settle(&mut inner);
     }
 
     /// The port goes: captures end and held frames are forgotten.
     pub(crate) fn close(&self) {
-        *self.inner.lock() = Inner::default();
-        self.active.store(false, Ordering::Release);
+        let mut inner = self.inner.lock();
+        *inner = Inner::default();
+        self.settle(&mut inner);
+    }
+
+    /// Brings what is known without the lock in line. True when the next deadline is earlier than it was.
+    fn settle(&self, inner: &mut Inner) -> bool {
+        inner.captures.retain(|capture| !capture.is_closed());
+        let any = inner.filter.is_some()
+            || inner.is_watching()
+            || !inner.captures.is_empty()
+            || inner.outboxes.iter().any(|outbox| !outbox.is_empty());
+        let deadline = inner.filter.as_ref().and_then(|filter| filter.next_deadline());
+        let due = deadline.map_or(NEVER, |at| at.0);
+        self.active.store(any, Ordering::Release);
+        due < self.due.swap(due, Ordering::AcqRel)
     }
 
     /// Filter configuration, changes so far and the filter's counters.
@@ -233,7 +272,9 @@ const fn exit(direction: Direction) -> Point {
 
 impl Inner {
     fn observe(&mut self, now: Instant, point: Point, direction: Direction, packet: &Packet, arena: &Arena) {
-        if let Some(watcher) = &mut self.watcher {
+        if self.is_watching()
+            && let Some(watcher) = &mut self.watcher
+        {
             watcher.observe(now, point, direction, &packet.meta);
         }
         for capture in &self.captures {
@@ -470,13 +511,9 @@ impl Inner {
         }
     }
 
-    fn settle(&mut self, active: &AtomicBool) {
-        self.captures.retain(|capture| !capture.is_closed());
-        let any = self.filter.is_some()
-            || self.watcher.is_some()
-            || !self.captures.is_empty()
-            || self.outboxes.iter().any(|outbox| !outbox.is_empty());
-        active.store(any, Ordering::Release);
+    /// Whether the watcher looks at what passes.
+    fn is_watching(&self) -> bool {
+        self.watched || self.filter.is_some()
     }
 }
 

@@ -12,7 +12,7 @@ use crate::egress::{self, Scratch};
 use crate::frame::{BURST, MAX_FRAME};
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
-use crate::probe::{Carrier, Passed};
+use crate::probe::{Carrier, Passed, Wakes};
 use crate::switch::{Port, PortTable, Shared};
 
 use super::seconds;
@@ -25,7 +25,10 @@ pub(crate) struct Carriage {
     table: Arc<PortTable>,
     arena: Arena,
     packets: Vec<Packet>,
-    groups: Vec<Group>,
+    /// The packets of a burst that go to one port, as indices into it, by [`PortId`].
+    groups: Vec<Vec<u16>>,
+    /// Ports whose groups are not empty.
+    used: Vec<PortId>,
     group: Vec<Packet>,
     passed: Passed,
     /// Packets that a destination's filter let go towards the switch while others were delivered.
@@ -33,12 +36,6 @@ pub(crate) struct Carriage {
     scratch: Scratch,
     stamps: StampLog,
     touched: Vec<PortId>,
-}
-
-/// The packets of a burst that go to one port, as indices into it.
-struct Group {
-    port: PortId,
-    members: Vec<u16>,
 }
 
 impl Carriage {
@@ -51,6 +48,7 @@ impl Carriage {
             arena: Arena::default(),
             packets: Vec::with_capacity(BURST),
             groups: Vec::new(),
+            used: Vec::new(),
             group: Vec::with_capacity(BURST),
             passed: Passed::default(),
             more: Vec::new(),
@@ -154,12 +152,10 @@ impl Carriage {
             arena: &mut self.arena,
             counters: &port.counters,
         };
-        if port
+        let wakes = port
             .probe
-            .pass(direction, &mut self.packets, &mut self.passed, &mut carrier)
-        {
-            self.wake_others();
-        }
+            .pass(direction, &mut self.packets, &mut self.passed, &mut carrier);
+        self.heed(wakes, port);
         self.packets.append(&mut self.passed.tx);
         self.deliver_passed(port);
     }
@@ -195,22 +191,20 @@ impl Carriage {
 
     fn forward_chunk(&mut self, ingress: PortId, packets: &[Packet]) {
         self.group_by_destination(ingress, packets);
-        let mut groups = std::mem::take(&mut self.groups);
+        let mut used = std::mem::take(&mut self.used);
         let table = Arc::clone(&self.table);
-        for group in groups.iter_mut().filter(|group| !group.members.is_empty()) {
-            if let Some(port) = table.get(group.port) {
-                self.group.clear();
-                self.group.extend(
-                    group
-                        .members
-                        .iter()
-                        .filter_map(|index| packets.get(usize::from(*index))),
-                );
+        for id in used.drain(..) {
+            self.group.clear();
+            if let Some(members) = self.groups.get_mut(usize::from(id.0)) {
+                let chosen = members.drain(..);
+                self.group
+                    .extend(chosen.filter_map(|index| packets.get(usize::from(index))));
+            }
+            if let Some(port) = table.get(id) {
                 self.deliver_group(port);
             }
-            group.members.clear();
         }
-        self.groups = groups;
+        self.used = used;
     }
 
     /// Past the destination's probe, then into its hands.
@@ -223,12 +217,10 @@ impl Carriage {
                 arena: &mut self.arena,
                 counters: &port.counters,
             };
-            if port
+            let wakes = port
                 .probe
-                .pass(Direction::Rx, &mut group, &mut passed, &mut carrier)
-            {
-                self.wake_others();
-            }
+                .pass(Direction::Rx, &mut group, &mut passed, &mut carrier);
+            self.heed(wakes, port);
             self.more
                 .extend(passed.tx.drain(..).map(|packet| (port.id, packet)));
             self.deliver(port, &passed.rx);
@@ -244,7 +236,9 @@ impl Carriage {
         if packets.is_empty() {
             return;
         }
-        egress::deliver(port, packets, &self.arena, &mut self.scratch);
+        if egress::deliver(port, packets, &self.arena, &mut self.scratch) {
+            self.wake_owner(port);
+        }
         self.stamps.copied(clock::now(), packets);
         if !self.touched.contains(&port.id) {
             self.touched.push(port.id);
@@ -292,20 +286,16 @@ impl Carriage {
     }
 
     fn add_to_group(&mut self, port: PortId, index: u16) {
-        if let Some(group) = self.groups.iter_mut().find(|group| group.port == port) {
-            group.members.push(index);
-            return;
+        let slot = usize::from(port.0);
+        if self.groups.len() <= slot {
+            self.groups.resize_with(slot + 1, Vec::new);
         }
-        // Empty groups of other ports are used again.
-        if let Some(group) = self.groups.iter_mut().find(|group| group.members.is_empty()) {
-            group.port = port;
-            group.members.push(index);
-            return;
+        if let Some(members) = self.groups.get_mut(slot) {
+            if members.is_empty() {
+                self.used.push(port);
+            }
+            members.push(index);
         }
-        self.groups.push(Group {
-            port,
-            members: vec![index],
-        });
     }
 
     /// Hands the sender its buffers back, notifies each receiver once, and records the stamps.
@@ -320,6 +310,25 @@ impl Carriage {
         }
         self.stamps.notified(clock::now(), &self.table);
         self.arena.clear();
+    }
+
+    /// Wakes whom a probe left something to do.
+    fn heed(&self, wakes: Wakes, port: &Port) {
+        if wakes.others {
+            self.wake_others();
+        }
+        if wakes.owner {
+            self.wake_owner(port);
+        }
+    }
+
+    /// Wakes the port's worker, if that is another one: it may sleep without knowing of a backlog or a deadline.
+    fn wake_owner(&self, port: &Port) {
+        if port.worker != self.worker
+            && let Some(owner) = self.shared.workers.get(port.worker)
+        {
+            owner.wake();
+        }
     }
 
     fn wake_others(&self) {

@@ -98,6 +98,12 @@ impl WorkerHandle {
         self.epoll.wake();
     }
 
+    /// Whether [`WorkerHandle::wake`] was called since the last look or sleep.
+    #[cfg(test)]
+    pub(crate) fn was_woken(&self) -> bool {
+        self.epoll.wake.read().is_ok()
+    }
+
     /// Tells the worker that a filter let go of packets that it has to carry.
     pub(crate) fn releases(&self) {
         self.releases.store(true, Ordering::Release);

@@ -385,6 +385,78 @@ fn a_receiver_that_takes_nothing_costs_bounded_memory() {
 }
 
 #[test]
+fn a_backlog_wakes_the_receivers_worker_once() {
+    let mut bench = Bench::new(2, &[access(0), access(0)]);
+    let owner = Arc::clone(&bench.shared.workers[1]);
+    bench.send(1, &udp(2, 1, b"learn me"));
+    bench.run();
+    owner.was_woken();
+    bench.send(0, &udp(1, 2, b"there is room"));
+    bench.run();
+    assert!(!owner.was_woken(), "nothing is left for it to do");
+    bench.guests[1].room.store(0, Ordering::Relaxed);
+    for first in [true, false] {
+        bench.send(0, &udp(1, 2, b"no room"));
+        bench.run();
+        assert_eq!(
+            owner.was_woken(),
+            first,
+            "it has to ask for room before it sleeps"
+        );
+    }
+    assert_eq!(egress::backlog_len(&bench.port(1)), 2);
+}
+
+#[test]
+fn a_backlog_does_not_wake_the_senders_own_worker() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench.shared.workers[0].was_woken();
+    bench.guests[1].room.store(0, Ordering::Relaxed);
+    bench.send(0, &udp(1, 2, b"no room"));
+    bench.run();
+    assert_eq!(egress::backlog_len(&bench.port(1)), 1);
+    assert!(!bench.shared.workers[0].was_woken());
+}
+
+#[test]
+fn a_held_frame_wakes_the_worker_that_minds_its_deadline() {
+    let mut bench = Bench::new(2, &[access(0), access(0)]);
+    bench.filter(1, Profile::Hold);
+    let owner = Arc::clone(&bench.shared.workers[1]);
+    owner.was_woken();
+    assert_eq!(bench.port(1).probe.deadline(), None);
+    for (seq, first) in [(0, true), (4, false)] {
+        bench.send(0, &tcp(1, 2, seq, b"abcd"));
+        bench.run();
+        assert_eq!(
+            owner.was_woken(),
+            first,
+            "the first one's deadline stays the next"
+        );
+    }
+    assert!(bench.got(1).is_empty(), "both are held");
+    assert!(bench.port(1).probe.deadline().is_some());
+}
+
+#[test]
+fn a_filter_that_is_off_again_leaves_nothing_in_the_path() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    let port = bench.port(0);
+    bench.filter(0, Profile::Inspect);
+    bench.send(0, &tcp(1, 2, 0, b"x"));
+    bench.run();
+    assert!(port.probe.is_active());
+    bench.filter(0, Profile::Off);
+    assert!(!port.probe.is_active());
+    port.probe.watch(true);
+    bench.filter(0, Profile::Inspect);
+    bench.filter(0, Profile::Off);
+    assert!(port.probe.is_active(), "somebody asked for the watcher by itself");
+    port.probe.watch(false);
+    assert!(!port.probe.is_active());
+}
+
+#[test]
 fn stages_sum_to_the_residence_time() {
     let mut bench = Bench::new(1, &[access(0), access(0)]);
     bench.filter(0, Profile::Inspect);
