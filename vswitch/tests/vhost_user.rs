@@ -83,6 +83,18 @@ fn the_worker_sleeps_and_is_rung_awake() {
 }
 
 #[test]
+fn a_peer_that_goes_wakes_the_worker() {
+    let port = Port::new(1);
+    let guest = Guest::attach(&port.path, 1, MODERN);
+    guest.frontend.get_features().unwrap();
+    let wakes = || port.waker.wakes.load(Ordering::Relaxed);
+    let before = wakes();
+    drop(guest);
+    // Else what it was too slow to take would wait for the next peer, which may not take its form.
+    eventually(|| wakes() > before && !port.backend.status().up, "a wake-up");
+}
+
+#[test]
 fn a_receiver_without_buffers_refuses_and_keeps_its_place() {
     let port = Port::new(1);
     let mut guest = Guest::attach(&port.path, 1, MODERN);

@@ -513,9 +513,8 @@ impl Shared {
                 }
             }
         }
-        if on {
-            waker.wake();
-        }
+        // Also when a ring stopped: what waits for it goes to another one, or nowhere.
+        waker.wake();
     }
 
     /// Makes the worker forget a ring's kick.
