@@ -139,6 +139,8 @@ fn add(
     match (access, descriptor.flags & WRITE != 0) {
         (Access::Read, true) => return Err(RingFault::WriteOnly),
         (Access::Write, false) => return Err(RingFault::ReadOnly),
+        // Else a frame's buffers could be millions of descriptors that hold nothing.
+        (Access::Write, true) if descriptor.len == 0 => return Err(RingFault::EmptyBuffer),
         _ => {}
     }
     let Descriptor { address, len, .. } = *descriptor;

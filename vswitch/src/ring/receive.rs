@@ -2,7 +2,7 @@
 
 use offload::VnetHeader;
 
-use super::chain::{self, Access};
+use super::chain::{self, Access, CHAIN_LIMIT};
 use super::{RingFault, SplitRing, scatter};
 use crate::counters::DropReason;
 use crate::frame::Outgoing;
@@ -29,7 +29,8 @@ impl SplitRing {
         Ok(())
     }
 
-    /// Gathers chains into the plan until they hold the header and `len` octets.
+    /// Gathers chains into the plan until they hold the header and `len` octets: [`CHAIN_LIMIT`] of them at most, so that
+    /// a guest with tiny buffers costs its sender's worker little.
     fn plan(&mut self, len: u32) -> Result<Result<(), Refusal>, RingFault> {
         let need = self.options.header_len as u64 + u64::from(len);
         self.scratch.plan.0.clear();
@@ -37,7 +38,7 @@ impl SplitRing {
         let mut room = 0;
         while room < need {
             let planned = self.scratch.heads.len() as u16;
-            if planned > 0 && !self.options.mergeable {
+            if planned > 0 && !self.options.mergeable || planned == CHAIN_LIMIT {
                 return Ok(Err(Refusal::Drop(DropReason::BufferTooSmall)));
             }
             let entry = self.next_avail.wrapping_add(planned);

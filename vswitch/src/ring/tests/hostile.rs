@@ -93,6 +93,11 @@ fn descriptors_that_break_the_rules_stop_the_queue() {
         rx(&|side| side.driver.write_descriptor(0, at, 0, 2, 0)),
         RingFault::EmptyBuffer
     );
+    let hollow = rx(&|side| {
+        side.driver.write_descriptor(0, at, 0, 3, 1);
+        side.driver.write_descriptor(1, at, 4096, 2, 0);
+    });
+    assert_eq!(hollow, RingFault::EmptyBuffer, "a piece that holds nothing");
     let unasked = fault_of(0, feature::VERSION_1, |side| {
         side.driver.write_descriptor(0, at, 32, 4, 0);
     });
@@ -195,6 +200,28 @@ fn a_chain_as_long_as_allowed_passes_and_one_longer_stops() {
         assert_eq!(side.ring.take(0, &mut Burst::default()), usize::from(good));
         assert_eq!(side.ring.fault().is_none(), good);
     }
+}
+
+#[test]
+fn a_frame_is_not_spread_over_more_buffers_than_the_limit() {
+    let mut side = Side::new(2048, 64, MODERN, 0);
+    let octets = vec![5; 16_000];
+    let frame = |len: usize| Outgoing {
+        vnet: VnetHeader::default(),
+        len: len as u32,
+        flow_hash: 0,
+        head: &octets[..len],
+        tail: &[],
+    };
+    for _ in 0..1300 {
+        assert!(side.driver.post(13, Shape::Chain(1)));
+    }
+    let most = usize::from(CHAIN_LIMIT) * 13 - 12;
+    assert_eq!(
+        side.ring.receive(&frame(most + 1)),
+        Err(Refusal::Drop(DropReason::BufferTooSmall))
+    );
+    assert_eq!(side.ring.receive(&frame(most)), Ok(()));
 }
 
 #[test]
