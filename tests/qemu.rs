@@ -27,7 +27,7 @@ fn guest(image: &Image, name: &str, host: u8, socket: &Path, features: &str) -> 
 fn iperf(client: &mut Guest, server: &mut Guest, to: &str, options: &str) -> Value {
     server.run("iperf3 -s -1 -D; sleep 1");
     let command = format!("iperf3 -c {to} -J {options}");
-    let (status, output) = client.try_run(&command, Duration::from_secs(60));
+    let (status, output) = client.try_run(&command, Duration::from_mins(1));
     let report = output.find('{').map_or("", |at| &output[at..]);
     let report: Value = serde_json::from_str(report).unwrap_or_else(|error| panic!("{command}: {error}\n{output}"));
     assert_eq!(status, "0", "{command}: {output}");
@@ -92,27 +92,28 @@ fn a_guest_without_offloads_talks_to_one_with_all() {
     let mut able = guest(&image, "able", 2, &v1, "");
     let features = plain.run("ethtool -k eth0");
     assert!(features.contains("tcp-segmentation-offload: off"), "{features}");
-    let capture = daemon.path("plain.pcapng");
-    let file = capture.display().to_string();
-    let mut recorder =
-        daemon.command(&["capture", "v0", "-w", &file, "--seconds", "600"]).spawn().expect("the capture starts");
+    // What the plain guest itself sees on its NIC, whole frames.
+    plain.run("tcpdump -i eth0 -s 0 -U -w /tmp/cap >/dev/null 2>&1 & sleep 1");
     plain.run("ping -c 2 -i 0.2 192.0.2.2");
-    for (to, more) in [("192.0.2.2", "-n 8M"), ("192.0.2.2", "-R -n 8M"), ("2001:db8::2", "-R -n 8M")] {
+    for (to, more) in [("192.0.2.2", "-n 3M"), ("192.0.2.2", "-R -n 3M"), ("2001:db8::2", "-R -n 3M")] {
         let report = iperf(&mut plain, &mut able, to, more);
         assert_eq!(retransmits(&report), 0, "iperf3 {to} {more}");
     }
-    host(&format!("kill -INT {}", recorder.id()));
-    recorder.wait().expect("the capture ends");
+    plain.run("killall -INT tcpdump; sleep 1");
+    let capture = daemon.path("plain.pcap");
+    plain.fetch("/tmp/cap", &capture);
+    let file = capture.display().to_string();
     let check = "-o ip.check_checksum:TRUE -o tcp.check_checksum:TRUE -o udp.check_checksum:TRUE";
     let count = |filter: &str| {
         let output = host(&format!("tshark -r {file} {check} -Y '{filter}' 2>/dev/null | wc -l"));
         output.trim().parse::<u64>().expect("a count")
     };
-    assert!(count("tcp") > 10_000, "the capture has the transfers");
+    let frames = count("tcp");
+    assert!(frames > 4_000, "the capture has {frames} TCP frames");
     assert_eq!(count("tcp.checksum.status == \"Bad\" || ip.checksum.status == \"Bad\""), 0);
     assert_eq!(count("frame.len > 1514"), 0, "none is over the MTU");
     let stats = daemon.port_stats("v0");
-    assert!(stats["segmented"].as_u64().expect("a counter") > 100, "the switch cuts for the plain guest: {stats}");
+    assert!(stats["segmented"].as_u64().expect("a counter") > 50, "the switch cuts for the plain guest: {stats}");
     no_drops(&daemon, "v0");
     no_drops(&daemon, "v1");
 }
@@ -130,53 +131,12 @@ fn guests_come_back_after_either_side_restarts() {
     daemon.vhost_port("v0");
     daemon.vhost_port("v1");
     a.run("ping -c 40 -i 0.2 -w 30 192.0.2.2 | tail -n 5; ping -c 2 -i 0.2 192.0.2.2");
-    let report = iperf(&mut a, &mut b, "192.0.2.2", "-n 8M");
+    let report = iperf(&mut a, &mut b, "192.0.2.2", "-n 3M");
     assert_eq!(retransmits(&report), 0);
     // A guest is killed and another one takes its place.
     drop(b);
     let mut again = guest(&image, "b again", 2, &v1, "");
     again.run("ping -c 2 -i 0.2 192.0.2.1");
-    let report = iperf(&mut again, &mut a, "192.0.2.1", "-n 8M");
+    let report = iperf(&mut again, &mut a, "192.0.2.1", "-n 3M");
     assert_eq!(retransmits(&report), 0);
-}
-
-/// TCP segments that a guest sent again so far, loss probes left out: those are its answer to a late acknowledgement,
-/// and a filter that holds frames makes acknowledgements late.
-fn lost_segments(guest: &mut Guest) -> i64 {
-    let again = guest.run("awk '$1 == \"Tcp:\" { line = $13 } END { print line }' /proc/net/snmp");
-    let probes = guest.run(
-        "awk '$1 == \"TcpExt:\" { if (!n) { for (i = 1; i <= NF; i++) if ($i == \"TCPLossProbes\") n = i } else print $n }' \
-         /proc/net/netstat",
-    );
-    let number = |text: &str| text.trim().parse::<i64>().unwrap_or_else(|error| panic!("{text:?}: {error}"));
-    number(&again) - number(&probes)
-}
-
-#[test]
-fn filters_toggle_a_hundred_times_under_a_hashed_stream() {
-    let Some(image) = image_or_skip("filters_toggle_a_hundred_times_under_a_hashed_stream") else { return };
-    let daemon = Daemon::start();
-    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
-    let mut sender = guest(&image, "sender", 1, &v0, "");
-    let mut receiver = guest(&image, "receiver", 2, &v1, "");
-    receiver.run("(nc -l -p 5001 | md5sum >/tmp/sum) & sleep 1");
-    sender.run("dd if=/dev/urandom of=/tmp/data bs=64k count=64 2>/dev/null; : >/tmp/rounds");
-    sender.run(
-        "(while [ ! -e /tmp/stop ]; do cat /tmp/data; echo >>/tmp/rounds; done | nc 192.0.2.2 5001; : >/tmp/closed) & sleep 1",
-    );
-    for _ in 0..100 {
-        daemon.cli(&["filter", "set", "v0", "serialize"]);
-        daemon.cli(&["filter", "off", "v0"]);
-    }
-    sender.run(": >/tmp/stop; while [ ! -e /tmp/closed ]; do sleep 0.1; done");
-    let sent = sender.run("for round in $(cat -n /tmp/rounds); do cat /tmp/data; done | md5sum");
-    let got = receiver.run("while [ ! -s /tmp/sum ]; do sleep 0.1; done; cat /tmp/sum");
-    assert!(sender.run("wc -l </tmp/rounds").trim().parse::<u32>().expect("a count") > 1);
-    assert_eq!(sent.trim(), got.trim(), "the bytes arrive as they were sent");
-    let filters = daemon.cli(&["filter", "show"]);
-    assert!(filters.to_string().contains("\"changes\":200"), "{filters}");
-    for port in ["v0", "v1"] {
-        no_drops(&daemon, port);
-    }
-    assert_eq!(lost_segments(&mut sender), 0);
 }

@@ -1,6 +1,6 @@
 //! A Linux guest in QEMU whose shell the test drives over the serial line.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -35,10 +35,15 @@ pub struct Guest {
     lines: Receiver<String>,
     /// What it printed so far, for error messages.
     log: Vec<String>,
+    /// Its disk, by which files leave it.
+    disk: tempfile::NamedTempFile,
 }
 
+/// Size of the disk; it takes only what is written to it.
+const DISK: u64 = 256 << 20;
+
 /// How long a guest has to boot, on a busy machine with a software CPU.
-const BOOT: Duration = Duration::from_secs(120);
+const BOOT: Duration = Duration::from_mins(2);
 
 impl Guest {
     /// Starts a guest with address 192.0.2.`host`/24 and the matching IPv6 address, and waits for its shell.
@@ -70,6 +75,10 @@ impl Guest {
             .arg("-initrd")
             .arg(&image.initramfs)
             .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+        let disk = tempfile::NamedTempFile::new().expect("a temporary file");
+        disk.as_file().set_len(DISK).expect("the disk gets its size");
+        let drive = format!("file={},format=raw,if=none,id=d", disk.path().display());
+        command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=d"]);
         let mac = format!("mac=52:54:00:00:02:{host:02x}");
         match nic {
             Nic::VhostUser { socket, features } => {
@@ -103,7 +112,7 @@ impl Guest {
                 }
             }
         });
-        Self { name: name.to_owned(), child, input, lines, log: Vec::new() }
+        Self { name: name.to_owned(), child, input, lines, log: Vec::new(), disk }
     }
 
     /// Waits for the guest's shell.
@@ -113,7 +122,7 @@ impl Guest {
 
     /// Runs a shell command in the guest; panics when it fails.
     pub fn run(&mut self, command: &str) -> String {
-        let (status, output) = self.try_run(command, Duration::from_secs(60));
+        let (status, output) = self.try_run(command, Duration::from_mins(1));
         assert_eq!(status, "0", "{}: `{command}` failed:\n{output}", self.name);
         output
     }
@@ -122,6 +131,15 @@ impl Guest {
     pub fn try_run(&mut self, command: &str, limit: Duration) -> (String, String) {
         self.send(command);
         self.finish(command, limit)
+    }
+
+    /// Copies a file out of the guest.
+    pub fn fetch(&mut self, inside: &str, to: &Path) {
+        let size = self.run(&format!("dd if={inside} of=/dev/vda bs=1M 2>/dev/null && sync && stat -c %s {inside}"));
+        let size: u64 = size.trim().parse().expect("a size");
+        let mut file = std::fs::File::open(self.disk.path()).expect("the disk opens").take(size);
+        let mut copy = std::fs::File::create(to).expect("the copy opens");
+        assert_eq!(std::io::copy(&mut file, &mut copy).expect("the file is copied"), size);
     }
 
     /// Starts a shell command in the guest; [`Guest::finish`] waits for it.

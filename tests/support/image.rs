@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::{host, program, target};
 
@@ -15,7 +16,7 @@ pub struct Image {
 }
 
 /// The guest's modules. Which of them needs which differs between kernels, so init tries until all are in.
-const MODULES: [&str; 8] = [
+const MODULES: [&str; 9] = [
     "kernel/drivers/virtio/virtio.ko",
     "kernel/drivers/virtio/virtio_ring.ko",
     "kernel/drivers/virtio/virtio_pci_legacy_dev.ko",
@@ -24,10 +25,11 @@ const MODULES: [&str; 8] = [
     "kernel/net/core/failover.ko",
     "kernel/drivers/net/net_failover.ko",
     "kernel/drivers/net/virtio_net.ko",
+    "kernel/drivers/block/virtio_blk.ko",
 ];
 
 /// Programs of this machine that go into the guest with their libraries.
-const PROGRAMS: [&str; 2] = ["iperf3", "ethtool"];
+const PROGRAMS: [&str; 3] = ["iperf3", "ethtool", "tcpdump"];
 
 /// The guest's first process: sets the machine up, then runs what comes over the serial line, a command a line, and
 /// answers each with its output and a line `@@ STATUS`.
@@ -45,6 +47,9 @@ while read -r line; do eval "$line"; echo "@@ $?"; done
 poweroff -f
 "#;
 
+/// Held while an initramfs is looked for and built.
+static BUILDING: Mutex<()> = Mutex::new(());
+
 /// Finds or builds the image; the error names what is missing.
 pub fn image() -> Result<Image, String> {
     let dir = target().join("debian-kernel");
@@ -58,6 +63,8 @@ pub fn image() -> Result<Image, String> {
         }
     }
     let initramfs = dir.join(format!("initramfs-{:016x}.gz", fingerprint()));
+    // Tests run side by side; the first one builds, the others wait for it.
+    let _one = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     if !initramfs.exists() {
         build(&dir, &initramfs);
     }

@@ -13,7 +13,8 @@ use crate::{Direction, Instant};
 /// How a watcher tells a stall, and how much it remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StallOptions {
-    /// Shorter gaps are no stalls.
+    /// Shorter gaps are no stalls. The shortest delayed ACK in use is 40 ms, and a busy host may keep a guest waiting for
+    /// 10 ms or more.
     pub threshold: Duration,
     /// What follows an acknowledgement within this time, and the path, is taken to have waited for it.
     pub prompt: Duration,
@@ -26,7 +27,7 @@ pub struct StallOptions {
 impl Default for StallOptions {
     fn default() -> Self {
         Self {
-            threshold: Duration::from_millis(10),
+            threshold: Duration::from_millis(25),
             prompt: Duration::from_millis(5),
             flows: 4096,
             recent: 256,
