@@ -321,12 +321,16 @@ impl Switch {
 
     /// All counters.
     pub fn stats(&self) -> SwitchStats {
-        let stats = |port: &Arc<Port>| PortStats {
-            name: port.name.clone(),
-            counters: port.counters.snapshot(),
-            backlog: egress::backlog_len(port) as u64,
-            stages: port.stages.lock().summary(),
-            stalls: port.probe.stall_counts(),
+        let stats = |port: &Arc<Port>| {
+            // A copy, so that a worker with stamps to record waits for a copy at most, not for quantiles.
+            let stages = port.stages.lock().clone();
+            PortStats {
+                name: port.name.clone(),
+                counters: port.counters.snapshot(),
+                backlog: egress::backlog_len(port) as u64,
+                stages: stages.summary(),
+                stalls: port.probe.stall_counts(),
+            }
         };
         SwitchStats {
             ports: self.shared.table().ports().map(stats).collect(),
