@@ -84,7 +84,11 @@ impl Daemon {
     pub fn port_stats(&self, name: &str) -> Value {
         let stats = self.cli(&["stats"]);
         let ports = stats["ports"].as_array().expect("ports in the statistics");
-        ports.iter().find(|port| port["name"] == name).cloned().expect("the port's statistics")
+        ports
+            .iter()
+            .find(|port| port["name"] == name)
+            .cloned()
+            .expect("the port's statistics")
     }
 
     /// The daemon's process.

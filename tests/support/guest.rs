@@ -67,7 +67,17 @@ impl Guest {
             }
         };
         command
-            .args(["-accel", "tcg", "-cpu", "max", "-machine", "q35,memory-backend=m", "-m", "256M", "-nodefaults"])
+            .args([
+                "-accel",
+                "tcg",
+                "-cpu",
+                "max",
+                "-machine",
+                "q35,memory-backend=m",
+                "-m",
+                "256M",
+                "-nodefaults",
+            ])
             .args(["-object", "memory-backend-memfd,id=m,size=256M,share=on"])
             .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
             .arg("-kernel")
@@ -85,11 +95,23 @@ impl Guest {
                 // Debian 12's QEMU crashes under TCG with vhost-user and MSI-X: no vectors.
                 let chardev = format!("socket,id=c,path={},reconnect=1", socket.display());
                 let device = format!("virtio-net-pci,netdev=n,vectors=0,{mac}{features}");
-                command.args(["-chardev", &chardev, "-netdev", "vhost-user,id=n,chardev=c", "-device", &device]);
+                command.args([
+                    "-chardev",
+                    &chardev,
+                    "-netdev",
+                    "vhost-user,id=n,chardev=c",
+                    "-device",
+                    &device,
+                ]);
             }
             Nic::Tap { interface, .. } => {
                 let netdev = format!("tap,id=n,ifname={interface},script=no,downscript=no,vhost=off");
-                command.args(["-netdev", &netdev, "-device", &format!("virtio-net-pci,netdev=n,{mac}")]);
+                command.args([
+                    "-netdev",
+                    &netdev,
+                    "-device",
+                    &format!("virtio-net-pci,netdev=n,{mac}"),
+                ]);
             }
         }
         let mut child = command
@@ -112,7 +134,14 @@ impl Guest {
                 }
             }
         });
-        Self { name: name.to_owned(), child, input, lines, log: Vec::new(), disk }
+        Self {
+            name: name.to_owned(),
+            child,
+            input,
+            lines,
+            log: Vec::new(),
+            disk,
+        }
     }
 
     /// Waits for the guest's shell.
@@ -135,11 +164,18 @@ impl Guest {
 
     /// Copies a file out of the guest.
     pub fn fetch(&mut self, inside: &str, to: &Path) {
-        let size = self.run(&format!("dd if={inside} of=/dev/vda bs=1M 2>/dev/null && sync && stat -c %s {inside}"));
+        let size = self.run(&format!(
+            "dd if={inside} of=/dev/vda bs=1M 2>/dev/null && sync && stat -c %s {inside}"
+        ));
         let size: u64 = size.trim().parse().expect("a size");
-        let mut file = std::fs::File::open(self.disk.path()).expect("the disk opens").take(size);
+        let mut file = std::fs::File::open(self.disk.path())
+            .expect("the disk opens")
+            .take(size);
         let mut copy = std::fs::File::create(to).expect("the copy opens");
-        assert_eq!(std::io::copy(&mut file, &mut copy).expect("the file is copied"), size);
+        assert_eq!(
+            std::io::copy(&mut file, &mut copy).expect("the file is copied"),
+            size
+        );
     }
 
     /// Starts a shell command in the guest; [`Guest::finish`] waits for it.
@@ -156,7 +192,10 @@ impl Guest {
         let end = Instant::now() + limit;
         let mut output = Vec::new();
         loop {
-            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            match self
+                .lines
+                .recv_timeout(end.saturating_duration_since(Instant::now()))
+            {
                 Ok(line) => {
                     self.log.push(line.clone());
                     // Kernel messages may precede the marker on its line.

@@ -50,16 +50,27 @@ poweroff -f
 /// Held while an initramfs is looked for and built.
 static BUILDING: Mutex<()> = Mutex::new(());
 
+/// tcpdump looks its user up.
+const PASSWD: &str = "root:x:0:0:root:/:/bin/sh\n";
+
 /// Finds or builds the image; the error names what is missing.
 pub fn image() -> Result<Image, String> {
     let dir = target().join("debian-kernel");
     let kernel = dir.join("vmlinuz");
     if !kernel.exists() {
-        return Err(format!("{} is missing: run `cargo xtask setup`", kernel.display()));
+        return Err(format!(
+            "{} is missing: run `cargo xtask setup`",
+            kernel.display()
+        ));
     }
-    for tool in ["qemu-system-x86_64", "cpio", "gzip", "busybox", "ldd"].iter().chain(&PROGRAMS) {
+    for tool in ["qemu-system-x86_64", "cpio", "gzip", "busybox", "ldd"]
+        .iter()
+        .chain(&PROGRAMS)
+    {
         if program(tool).is_none() {
-            return Err(format!("{tool} is not installed: run `cargo xtask setup` as root"));
+            return Err(format!(
+                "{tool} is not installed: run `cargo xtask setup` as root"
+            ));
         }
     }
     let initramfs = dir.join(format!("initramfs-{:016x}.gz", fingerprint()));
@@ -73,8 +84,10 @@ pub fn image() -> Result<Image, String> {
 
 /// Changes when the initramfs would.
 fn fingerprint() -> u64 {
-    let text = [INIT, &MODULES.join(" "), &PROGRAMS.join(" ")].concat();
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3))
+    let text = [INIT, PASSWD, &MODULES.join(" "), &PROGRAMS.join(" ")].concat();
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, octet| {
+        (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 fn build(dir: &Path, initramfs: &Path) {
@@ -95,11 +108,17 @@ fn build(dir: &Path, initramfs: &Path) {
         }
     }
     for (index, module) in MODULES.iter().enumerate() {
-        let name = Path::new(module).file_name().expect("a name").to_string_lossy().into_owned();
+        let name = Path::new(module)
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         let to = inside("modules").join(format!("{index:02}-{name}"));
         fs::copy(dir.join("modules").join(module), to).expect("a module is copied");
     }
     fs::write(inside("init"), INIT).expect("init is written");
+    fs::create_dir_all(inside("etc")).expect("a directory");
+    fs::write(inside("etc/passwd"), PASSWD).expect("the users are written");
     let part = initramfs.with_extension(format!("part{}", std::process::id()));
     host(&format!(
         "cd {} && chmod +x init && find . | cpio -o -H newc 2>/dev/null | gzip -1 >{}",

@@ -15,23 +15,35 @@ use std::process::Command;
 
 /// The directory that build products and downloads go to.
 pub fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"), PathBuf::from)
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target"),
+        PathBuf::from,
+    )
 }
 
 /// Where a program is, if it is installed.
 pub fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(extra).map(|dir| dir.join(name)).find(|file| file.is_file())
+    std::env::split_paths(&path)
+        .chain(extra)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Runs a command on this machine; its output, or a panic that says what went wrong.
 pub fn host(command: &str) -> String {
-    let output = Command::new("sh").args(["-ec", command]).output().expect("sh runs");
+    let output = Command::new("sh")
+        .args(["-ec", command])
+        .output()
+        .expect("sh runs");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "`{command}`: {}\n{text}{error}", output.status);
+    assert!(
+        output.status.success(),
+        "`{command}`: {}\n{text}{error}",
+        output.status
+    );
     text
 }
 
