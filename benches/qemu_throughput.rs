@@ -54,8 +54,13 @@ impl Pair {
         let (status, output) = self.client.try_run(&command, Duration::from_secs(seconds + 60));
         assert_eq!(status, "0", "{command}: {output}");
         let report: Value = serde_json::from_str(&output[output.find('{').expect("JSON")..]).expect("JSON");
-        let rate = report["end"]["sum_received"]["bits_per_second"].as_f64().expect("a rate");
-        (rate / 1e6, report["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(0))
+        let rate = report["end"]["sum_received"]["bits_per_second"]
+            .as_f64()
+            .expect("a rate");
+        (
+            rate / 1e6,
+            report["end"]["sum_sent"]["retransmits"].as_u64().unwrap_or(0),
+        )
     }
 }
 
@@ -70,7 +75,10 @@ fn main() {
     let daemon = Daemon::start();
     let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
     let bridge = Bridge::new();
-    let tap = |interface| Nic::Tap { netns: &bridge.0, interface };
+    let tap = |interface| Nic::Tap {
+        netns: &bridge.0,
+        interface,
+    };
     let vhost = |socket| Nic::VhostUser { socket, features: "" };
     let mut ours = Pair {
         client: Guest::start(&image, "switch 1", 1, vhost(v0.as_path())),
@@ -86,12 +94,19 @@ fn main() {
         for _ in 0..pairs {
             let (mine, again) = ours.slice(seconds, reverse);
             let (theirs, their_again) = peer.slice(seconds, reverse);
-            println!("{direction}: enlight {mine:6.0} ({again})  bridge {theirs:6.0} ({their_again})  ratio {:.2}", mine / theirs);
+            println!(
+                "{direction}: enlight {mine:6.0} ({again})  bridge {theirs:6.0} ({their_again})  ratio {:.2}",
+                mine / theirs
+            );
             ratios.push(mine / theirs);
         }
         ratios.sort_by(f64::total_cmp);
         let median = ratios[ratios.len() / 2];
-        println!("{direction}: ratio {median:.2} ({:.2} to {:.2}, {pairs} pairs)", ratios[0], ratios[ratios.len() - 1]);
+        println!(
+            "{direction}: ratio {median:.2} ({:.2} to {:.2}, {pairs} pairs)",
+            ratios[0],
+            ratios[ratios.len() - 1]
+        );
     }
     drop((ours, peer));
 }

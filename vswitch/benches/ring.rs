@@ -63,7 +63,17 @@ impl Pair {
         let to = SplitRing::new(guest.memory(), &receiver.setup()).expect("the mock's ring is good");
         let buffers = (len + 12).div_ceil(RECEIVE_BUFFER as usize);
         let frame = vec![7; len + 12];
-        Self { sender, from, receiver, to, burst: Burst::default(), frame, buffers, shape, steady: false }
+        Self {
+            sender,
+            from,
+            receiver,
+            to,
+            burst: Burst::default(),
+            frame,
+            buffers,
+            shape,
+            steady: false,
+        }
     }
 
     /// Carries a burst; returns the time that the device's side took.
@@ -85,7 +95,11 @@ impl Pair {
         self.burst.clear();
         let spent = start.elapsed();
         if self.steady {
-            assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), allocations, "the steady state allocates nothing");
+            assert_eq!(
+                ALLOCATIONS.load(Ordering::Relaxed),
+                allocations,
+                "the steady state allocates nothing"
+            );
         }
         self.steady = true;
         while self.sender.used().is_some() {}
