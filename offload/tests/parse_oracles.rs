@@ -50,7 +50,11 @@ fn check_against_etherparse(frame: &[u8], meta: &FrameMeta) {
         ip.end as usize,
         offset_of(frame, payload.payload) + payload.payload.len()
     );
-    match (ip.transport, sliced.transport.expect("a transport")) {
+    check_transport(frame, ip.transport, &sliced.transport.expect("a transport"));
+}
+
+fn check_transport(frame: &[u8], ours: Transport, theirs: &TransportSlice<'_>) {
+    match (ours, theirs) {
         (Transport::Tcp(ours), TransportSlice::Tcp(theirs)) => {
             assert_eq!(
                 (ours.src_port, ours.dst_port),

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -58,62 +58,12 @@ impl Guest {
 
     /// Starts a guest and does not wait.
     pub fn boot(image: &Image, name: &str, host: u8, nic: Nic<'_>) -> Self {
-        let mut command = match nic {
-            Nic::VhostUser { .. } => Command::new("qemu-system-x86_64"),
-            Nic::Tap { netns, .. } => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", netns, "qemu-system-x86_64"]);
-                command
-            }
-        };
-        command
-            .args([
-                "-accel",
-                "tcg",
-                "-cpu",
-                "max",
-                "-machine",
-                "q35,memory-backend=m",
-                "-m",
-                "256M",
-                "-nodefaults",
-            ])
-            .args(["-object", "memory-backend-memfd,id=m,size=256M,share=on"])
-            .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
-            .arg("-kernel")
-            .arg(&image.kernel)
-            .arg("-initrd")
-            .arg(&image.initramfs)
-            .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
         let disk = tempfile::NamedTempFile::new().expect("a temporary file");
         disk.as_file().set_len(DISK).expect("the disk gets its size");
+        let mut command = machine(image, nic);
+        nic.attach(host, &mut command);
         let drive = format!("file={},format=raw,if=none,id=d", disk.path().display());
         command.args(["-drive", &drive, "-device", "virtio-blk-pci,drive=d"]);
-        let mac = format!("mac=52:54:00:00:02:{host:02x}");
-        match nic {
-            Nic::VhostUser { socket, features } => {
-                // Debian 12's QEMU crashes under TCG with vhost-user and MSI-X: no vectors.
-                let chardev = format!("socket,id=c,path={},reconnect=1", socket.display());
-                let device = format!("virtio-net-pci,netdev=n,vectors=0,{mac}{features}");
-                command.args([
-                    "-chardev",
-                    &chardev,
-                    "-netdev",
-                    "vhost-user,id=n,chardev=c",
-                    "-device",
-                    &device,
-                ]);
-            }
-            Nic::Tap { interface, .. } => {
-                let netdev = format!("tap,id=n,ifname={interface},script=no,downscript=no,vhost=off");
-                command.args([
-                    "-netdev",
-                    &netdev,
-                    "-device",
-                    &format!("virtio-net-pci,netdev=n,{mac}"),
-                ]);
-            }
-        }
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -121,19 +71,7 @@ impl Guest {
             .spawn()
             .expect("QEMU starts");
         let input = child.stdin.take().expect("a pipe");
-        let output = child.stdout.take().expect("a pipe");
-        let (send, lines) = channel();
-        std::thread::spawn(move || {
-            let mut reader = BufReader::new(output);
-            let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-                line.clear();
-                if send.send(text).is_err() {
-                    break;
-                }
-            }
-        });
+        let lines = read_lines(child.stdout.take().expect("a pipe"));
         Self {
             name: name.to_owned(),
             child,
@@ -221,6 +159,86 @@ impl Guest {
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
     }
+}
+
+impl Nic<'_> {
+    /// Adds the NIC to a QEMU command line.
+    fn attach(self, host: u8, command: &mut Command) {
+        let mac = format!("mac=52:54:00:00:02:{host:02x}");
+        match self {
+            Nic::VhostUser { socket, features } => {
+                // Debian 12's QEMU crashes under TCG with vhost-user and MSI-X: no vectors.
+                let chardev = format!("socket,id=c,path={},reconnect=1", socket.display());
+                let device = format!("virtio-net-pci,netdev=n,vectors=0,{mac}{features}");
+                command.args([
+                    "-chardev",
+                    &chardev,
+                    "-netdev",
+                    "vhost-user,id=n,chardev=c",
+                    "-device",
+                    &device,
+                ]);
+            }
+            Nic::Tap { interface, .. } => {
+                let netdev = format!("tap,id=n,ifname={interface},script=no,downscript=no,vhost=off");
+                command.args([
+                    "-netdev",
+                    &netdev,
+                    "-device",
+                    &format!("virtio-net-pci,netdev=n,{mac}"),
+                ]);
+            }
+        }
+    }
+}
+
+/// A QEMU command line without NIC and disk.
+fn machine(image: &Image, nic: Nic<'_>) -> Command {
+    let mut command = match nic {
+        Nic::VhostUser { .. } => Command::new("qemu-system-x86_64"),
+        Nic::Tap { netns, .. } => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", netns, "qemu-system-x86_64"]);
+            command
+        }
+    };
+    command
+        .args([
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-machine",
+            "q35,memory-backend=m",
+            "-m",
+            "256M",
+            "-nodefaults",
+        ])
+        .args(["-object", "memory-backend-memfd,id=m,size=256M,share=on"])
+        .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
+        .arg("-kernel")
+        .arg(&image.kernel)
+        .arg("-initrd")
+        .arg(&image.initramfs)
+        .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    command
+}
+
+/// The lines that a guest prints, read by a thread of their own.
+fn read_lines(output: ChildStdout) -> Receiver<String> {
+    let (send, lines) = channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(output);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            line.clear();
+            if send.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    lines
 }
 
 impl Drop for Guest {

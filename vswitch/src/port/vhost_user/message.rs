@@ -150,17 +150,8 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
             body.u32()?;
             Request::GetVringBase { index }
         }
-        FrontendReq::SET_VRING_KICK => {
-            let (index, file) = vring_file(&mut body, &mut files)?;
-            Request::SetVringKick { index, file }
-        }
-        FrontendReq::SET_VRING_CALL => {
-            let (index, file) = vring_file(&mut body, &mut files)?;
-            Request::SetVringCall { index, file }
-        }
-        FrontendReq::SET_VRING_ERR => {
-            let (index, file) = vring_file(&mut body, &mut files)?;
-            Request::SetVringErr { index, file }
+        FrontendReq::SET_VRING_KICK | FrontendReq::SET_VRING_CALL | FrontendReq::SET_VRING_ERR => {
+            vring_event(request, vring_file(&mut body, &mut files)?)
         }
         FrontendReq::GET_PROTOCOL_FEATURES => Request::GetProtocolFeatures,
         FrontendReq::SET_PROTOCOL_FEATURES => Request::SetProtocolFeatures(body.u64()?),
@@ -186,6 +177,15 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
     body.end(octets.len())?;
     files.end()?;
     Ok(decoded)
+}
+
+/// The request that gives a ring one of its eventfds.
+fn vring_event(request: FrontendReq, (index, file): (u32, Option<File>)) -> Request {
+    match request {
+        FrontendReq::SET_VRING_KICK => Request::SetVringKick { index, file },
+        FrontendReq::SET_VRING_CALL => Request::SetVringCall { index, file },
+        _ => Request::SetVringErr { index, file },
+    }
 }
 
 fn mem_table(body: &mut Body<'_>, files: &mut Files) -> Result<Vec<(RegionSpec, File)>, MessageError> {

@@ -55,28 +55,9 @@ fn descriptors_that_break_the_rules_stop_the_queue() {
         RingFault::WriteOnly
     );
     let outside = |address, len| tx(&|side| side.driver.write_descriptor(0, address, len, 0, 0));
-    assert_eq!(outside(0, 60), RingFault::Buffer { address: 0, len: 60 });
-    assert_eq!(
-        outside(at - 1, 60),
-        RingFault::Buffer {
-            address: at - 1,
-            len: 60
-        }
-    );
-    assert_eq!(
-        outside(u64::MAX, 60),
-        RingFault::Buffer {
-            address: u64::MAX,
-            len: 60
-        }
-    );
-    assert_eq!(
-        outside(at, u32::MAX),
-        RingFault::Buffer {
-            address: at,
-            len: u32::MAX
-        }
-    );
+    for (address, len) in [(0, 60), (at - 1, 60), (u64::MAX, 60), (at, u32::MAX)] {
+        assert_eq!(outside(address, len), RingFault::Buffer { address, len });
+    }
     let table = |len, flags| tx(&|side| side.driver.write_descriptor(0, at + 0x2000, len, flags, 0));
     assert_eq!(table(17, 4), RingFault::IndirectLength(17));
     assert_eq!(table(0, 4), RingFault::IndirectLength(0));
