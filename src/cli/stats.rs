@@ -136,7 +136,7 @@ fn details(port: &PortStats) -> String {
             .map(|stage| {
                 format!(
                     "{} {}",
-                    stage_label(*stage),
+                    stage.label(),
                     table::short(stages.stages.get(*stage).mean)
                 )
             })
@@ -149,18 +149,6 @@ fn details(port: &PortStats) -> String {
         ));
     }
     text
-}
-
-const fn stage_label(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Doorbell => "doorbell",
-        Stage::QueueWait => "queue wait",
-        Stage::Parse => "parse",
-        Stage::Filter => "filter",
-        Stage::Hold => "hold",
-        Stage::Copy => "copy",
-        Stage::Notify => "notify",
-    }
 }
 
 /// What changed between two looks, per second.

@@ -248,16 +248,3 @@ pub struct Slow {
     /// Its round-trip time in microseconds.
     pub us: u64,
 }
-
-/// A stage's name for people.
-pub const fn stage_label(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Doorbell => "doorbell",
-        Stage::QueueWait => "queue wait",
-        Stage::Parse => "parse",
-        Stage::Filter => "filter",
-        Stage::Hold => "hold",
-        Stage::Copy => "copy",
-        Stage::Notify => "notify",
-    }
-}

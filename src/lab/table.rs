@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use introspection::stage::Stage;
 
 use super::format::{count, micros};
-use super::report::{GuestKind, LabReport, Run, StageMeans, stage_label};
+use super::report::{GuestKind, LabReport, Run, StageMeans};
 
 /// The whole report as text.
 pub(super) fn render(report: &LabReport) -> String {
@@ -105,7 +105,7 @@ fn stall_rows(report: &LabReport) -> Vec<Vec<String>> {
 
 fn stage_rows(report: &LabReport) -> Vec<Vec<String>> {
     let mut header = words(&["filter", "frames from"]);
-    header.extend(Stage::ALL.map(|stage| stage_label(stage).to_owned()));
+    header.extend(Stage::ALL.map(|stage| stage.label().to_owned()));
     header.extend(words(&["sum", "residence", "frames"]));
     let mut rows = vec![header];
     for run in &report.runs {

@@ -39,6 +39,19 @@ impl Stage {
         Self::Notify,
     ];
 
+    /// The stage's name for people.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Doorbell => "doorbell",
+            Self::QueueWait => "queue wait",
+            Self::Parse => "parse",
+            Self::Filter => "filter",
+            Self::Hold => "hold",
+            Self::Copy => "copy",
+            Self::Notify => "notify",
+        }
+    }
+
     /// The stage's name in JSON and on labels.
     pub const fn name(self) -> &'static str {
         match self {

@@ -15,7 +15,7 @@ use introspection::stage::Stage;
 
 use self::svg::escape;
 use super::format::{count, micros};
-use super::report::{GuestKind, LabReport, Run, stage_label};
+use super::report::{GuestKind, LabReport, Run};
 
 const STYLE: &str = include_str!("style.css");
 /// Pieces of evidence shown for each run and cause.
@@ -204,7 +204,7 @@ fn sequences(page: &mut String, report: &LabReport) {
 
 fn stage_table(page: &mut String, report: &LabReport) {
     let mut header = owned(&["filter", "from"]);
-    header.extend(Stage::ALL.map(|stage| stage_label(stage).to_owned()));
+    header.extend(Stage::ALL.map(|stage| stage.label().to_owned()));
     header.extend(owned(&["sum", "residence", "frames"]));
     let rows: Vec<Vec<String>> = report
         .runs

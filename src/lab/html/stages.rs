@@ -7,7 +7,7 @@ use introspection::stage::Stage;
 
 use super::svg::{Anchor, Svg};
 use crate::lab::format::micros;
-use crate::lab::report::{DirectionStages, Run, stage_label};
+use crate::lab::report::{DirectionStages, Run};
 
 const WIDTH: f64 = 1080.0;
 const LEFT: f64 = 176.0;
@@ -59,8 +59,8 @@ fn legend(svg: &mut Svg, holds: bool) {
         .filter(|&stage| holds || stage != Stage::Hold)
     {
         svg.rect(&class(stage), (x, 4.0), (12.0, 12.0), 2.0);
-        svg.text("tick", (x + 17.0, 14.5), Anchor::Start, stage_label(stage));
-        x += 34.0 + 7.2 * stage_label(stage).len() as f64;
+        svg.text("tick", (x + 17.0, 14.5), Anchor::Start, stage.label());
+        x += 34.0 + 7.2 * stage.label().len() as f64;
     }
 }
 
@@ -105,5 +105,5 @@ fn row(svg: &mut Svg, top: f64, run: &Run, direction: &DirectionStages, scale: f
 }
 
 fn class(stage: Stage) -> String {
-    format!("stage s-{}", stage_label(stage).replace(' ', "-"))
+    format!("stage s-{}", stage.label().replace(' ', "-"))
 }

@@ -36,6 +36,8 @@ pub(crate) use handle::WorkerHandle;
 
 /// How long a worker polls in vain before it sleeps.
 const IDLE_SPELL: Duration = Duration::from_micros(20);
+/// Idle rounds of a worker that never sleeps after which it tells its ports again that it needs no doorbells.
+const ROUNDS_BETWEEN_REMINDERS: u32 = 1024;
 /// Bursts taken off one port before the next port has its turn.
 const BURSTS_PER_TURN: usize = 4;
 
@@ -72,6 +74,7 @@ struct Worker {
     mine: Vec<Arc<Port>>,
     carriage: Carriage,
     idle_since: Option<Instant>,
+    idle_rounds: u32,
 }
 
 impl Worker {
@@ -87,6 +90,7 @@ impl Worker {
             mine: Vec::new(),
             carriage,
             idle_since: None,
+            idle_rounds: 0,
         }
     }
 
@@ -176,10 +180,21 @@ impl Worker {
         busy
     }
 
+    /// Tells guests now and then, for rings come and go, that this worker polls and needs no doorbells.
+    fn keep_quiet(&mut self) {
+        if self.idle_rounds.is_multiple_of(ROUNDS_BETWEEN_REMINDERS) {
+            for port in &self.mine {
+                port.backend.disarm();
+            }
+        }
+        self.idle_rounds = self.idle_rounds.wrapping_add(1);
+        std::hint::spin_loop();
+    }
+
     /// Nothing to do: polls on, or sleeps.
     fn rest(&mut self) {
         if self.handle.config.mode == WorkerMode::Poll {
-            std::hint::spin_loop();
+            self.keep_quiet();
             return;
         }
         let now = clock::now();

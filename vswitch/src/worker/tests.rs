@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etherparse::PacketBuilder;
 use introspection::stage::Stage;
-use introspection::{Instant, Profile};
+use introspection::{Action, Filter, FilterCounters, FrameRef, Instant, Needs, Profile};
 use offload::VnetHeader;
 use parking_lot::Mutex;
 use proptest::prelude::*;
@@ -475,6 +475,48 @@ fn stages_sum_to_the_residence_time() {
         "{sum} against {}",
         summary.residence.mean
     );
+}
+
+/// A filter that breaks its contract: it says nothing of any frame.
+struct Silent;
+
+impl Filter for Silent {
+    fn profile(&self) -> Profile {
+        Profile::Inspect
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Headers
+    }
+
+    fn inspect(&mut self, _: Instant, _: &[FrameRef<'_>], _: &mut Vec<Action>) {}
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn expire(&mut self, _: Instant, _: &mut Vec<Action>) {}
+
+    fn drain(&mut self, _: &mut Vec<Action>) {}
+
+    fn counters(&self) -> FilterCounters {
+        FilterCounters::default()
+    }
+}
+
+#[test]
+fn frames_of_which_a_filter_says_nothing_go_on() {
+    let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench
+        .port(0)
+        .probe
+        .set_filter(Some(Box::new(Silent)), FilterConfig::default());
+    let frames: Vec<_> = (0..40_u8).map(|n| udp(1, 2, &[n])).collect();
+    for frame in &frames {
+        bench.send(0, frame);
+    }
+    bench.run();
+    assert_eq!(bench.got(1), frames);
 }
 
 proptest! {
