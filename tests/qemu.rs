@@ -3,20 +3,30 @@
 mod support;
 
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use support::daemon::Daemon;
 use support::guest::{Guest, Nic};
 use support::image::{Image, image};
+use support::machine::{Machine, wait_for};
 use support::{host, program, skip};
 
 /// What QEMU is told to take every offload away from a guest.
 const NO_OFFLOAD: &str = ",csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
                           host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mrg_rxbuf=off";
 
-fn image_or_skip(test: &str) -> Option<Image> {
-    image().map_err(|reason| skip(test, &reason)).ok()
+/// Two software CPUs are as many as a small machine has room for: the tests take turns.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn image_or_skip(test: &str) -> Option<(Image, MutexGuard<'static, ()>)> {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    image()
+        .map(|image| (image, turn))
+        .map_err(|reason| skip(test, &reason))
+        .ok()
 }
 
 fn guest(image: &Image, name: &str, host: u8, socket: &Path, features: &str) -> Guest {
@@ -92,7 +102,7 @@ fn no_drops(daemon: &Daemon, port: &str) {
 
 #[test]
 fn debian_guests_exchange_tcp_at_full_offload() {
-    let Some(image) = image_or_skip("debian_guests_exchange_tcp_at_full_offload") else {
+    let Some((image, _turn)) = image_or_skip("debian_guests_exchange_tcp_at_full_offload") else {
         return;
     };
     let daemon = Daemon::start();
@@ -142,7 +152,9 @@ fn debian_guests_exchange_tcp_at_full_offload() {
 #[test]
 fn a_guest_without_offloads_talks_to_one_with_all() {
     let test = "a_guest_without_offloads_talks_to_one_with_all";
-    let Some(image) = image_or_skip(test) else { return };
+    let Some((image, _turn)) = image_or_skip(test) else {
+        return;
+    };
     if program("tshark").is_none() {
         return skip(test, "tshark is not installed: run `cargo xtask setup` as root");
     }
@@ -195,7 +207,7 @@ fn a_guest_without_offloads_talks_to_one_with_all() {
 
 #[test]
 fn guests_come_back_after_either_side_restarts() {
-    let Some(image) = image_or_skip("guests_come_back_after_either_side_restarts") else {
+    let Some((image, _turn)) = image_or_skip("guests_come_back_after_either_side_restarts") else {
         return;
     };
     let mut daemon = Daemon::start();
@@ -214,4 +226,65 @@ fn guests_come_back_after_either_side_restarts() {
     let mut again = guest(&image, "b again", 2, &v1, "");
     again.run("ping -c 2 -i 0.2 192.0.2.1");
     iperf(&mut again, &mut a, "192.0.2.1", "-n 3M");
+}
+
+/// QEMU with the micro-guest as its kernel.
+fn micro_guest(kernel: &Path, host: u8, socket: &Path, cmdline: &str, log: &Path) -> Machine {
+    let device = format!("virtio-net-pci,netdev=n,vectors=0,mac=52:54:00:00:03:{host:02x}");
+    let chardev = format!("socket,id=c,path={}", socket.display());
+    let child = Command::new("qemu-system-x86_64")
+        .args([
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-machine",
+            "q35,memory-backend=m",
+            "-m",
+            "32M",
+            "-nodefaults",
+        ])
+        .args(["-object", "memory-backend-memfd,id=m,size=32M,share=on"])
+        .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
+        .args(["-chardev", &chardev, "-netdev", "vhost-user,id=n,chardev=c"])
+        .args(["-device", &device, "-append", cmdline, "-kernel"])
+        .arg(kernel)
+        .stdin(Stdio::null())
+        .stdout(std::fs::File::create(log).expect("the log opens"))
+        .spawn();
+    Machine(child.expect("QEMU starts"))
+}
+
+#[test]
+fn qemu_boots_the_micro_guest_through_its_pvh_note() {
+    let test = "qemu_boots_the_micro_guest_through_its_pvh_note";
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if program("qemu-system-x86_64").is_none() {
+        return skip(
+            test,
+            "qemu-system-x86_64 is not installed: run `cargo xtask setup` as root",
+        );
+    }
+    let daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let kernel = daemon.path("micro-guest");
+    std::fs::write(&kernel, vmm::MICROGUEST).expect("the image is written");
+    let (server, client) = (daemon.path("server.log"), daemon.path("client.log"));
+    let _server = micro_guest(
+        &kernel,
+        2,
+        &v1,
+        "role=server ip=192.0.2.2/24 workload=wwr",
+        &server,
+    );
+    wait_for(&server, " listening ");
+    let role = "role=client ip=192.0.2.1/24 peer=192.0.2.2 workload=wwr phase-ms=1000";
+    let _client = micro_guest(&kernel, 1, &v0, role, &client);
+    let end = wait_for(&client, " end ");
+    let transactions = end
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix("transactions="));
+    let transactions: u64 = transactions.and_then(|text| text.parse().ok()).expect("a count");
+    assert!(transactions > 10, "{end}");
+    wait_for(&client, " done");
 }

@@ -3,23 +3,13 @@
 mod support;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use support::daemon::Daemon;
+use support::machine::{Machine, wait_for};
 use support::skip;
 
 const TOGGLES: usize = 100;
-
-/// A guest that ends with this value.
-struct Machine(Child);
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 fn machine(daemon: &Daemon, port: &str, cmdline: &str, log: &Path) -> Machine {
     let log = std::fs::File::create(log).expect("the log opens");
@@ -42,19 +32,6 @@ fn machine(daemon: &Daemon, port: &str, cmdline: &str, log: &Path) -> Machine {
         .stderr(Stdio::null())
         .spawn();
     Machine(child.expect("the machine starts"))
-}
-
-/// Waits for a line of a guest that has `word` in it.
-fn wait_for(log: &Path, word: &str) -> String {
-    let end = Instant::now() + Duration::from_mins(1);
-    loop {
-        let text = std::fs::read_to_string(log).expect("the log is text");
-        if let Some(line) = text.lines().find(|line| line.contains(word)) {
-            return line.to_owned();
-        }
-        assert!(Instant::now() < end, "no \"{word}\" in:\n{text}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// The octets and hash that a guest reports.

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod frames;
 pub mod guest;
 pub mod image;
+pub mod machine;
 pub mod netns;
 pub mod peer;
 pub mod scene;

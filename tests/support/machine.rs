@@ -1,0 +1,30 @@
+//! Processes of virtual machines that print to a file.
+
+use std::path::Path;
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+/// A virtual machine's process. It ends with this value.
+pub struct Machine(pub Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for a line of a machine's log that has `word` in it.
+pub fn wait_for(log: &Path, word: &str) -> String {
+    let end = Instant::now() + Duration::from_mins(1);
+    loop {
+        let text = String::from_utf8_lossy(&std::fs::read(log).expect("the log can be read")).into_owned();
+        // The last line may be half written.
+        let complete = text.rfind('\n').map_or("", |at| &text[..at]);
+        if let Some(line) = complete.lines().find(|line| line.contains(word)) {
+            return line.trim_end().to_owned();
+        }
+        assert!(Instant::now() < end, "no \"{word}\" in:\n{text}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
