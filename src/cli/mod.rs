@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
         // Whoever read the output has seen enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("enlight: {error:#}");
+            eprintln!("enlight: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -144,6 +144,22 @@ fn port_target(name: &str, rest: &str) -> Result<String> {
         return Err(vswitch::control::ControlError::BadName(name.to_owned()).into());
     }
     Ok(format!("/v1/ports/{name}{rest}"))
+}
+
+/// An error and its causes in one line. Errors of this project's own crates tell their cause themselves; it is not told
+/// twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.contains(&cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause);
+    }
+    line
 }
 
 #[cfg(test)]
