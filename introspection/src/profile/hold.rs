@@ -12,13 +12,13 @@ use offload::{TcpFlags, TcpMeta};
 
 use super::FilterOptions;
 use super::core::Core;
+use super::holding::Holding;
 use crate::flow::Slot;
-use crate::rules::RuleMatch;
 use crate::seq::{before, later};
-use crate::{Action, Filter, FilterCounters, FrameRef, Instant, Needs, Profile, ReleaseCause};
+use crate::{Action, Direction, FrameRef, Profile, ReleaseCause};
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Payload octets of the longest segment so far.
     longest: u32,
     /// The sequence number behind the newest payload.
@@ -35,28 +35,6 @@ impl Hold {
         let deadline = Profile::Hold.default_deadline().unwrap_or_default();
         Self {
             core: Core::new(options, deadline),
-        }
-    }
-
-    fn place(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
-        let Some(flow) = self.core.table.get_mut(slot) else {
-            actions.push(Action::Forward(frame.id));
-            return;
-        };
-        let side = flow.side_mut(frame.direction);
-        let idle = side.queue.is_empty();
-        if tcp.flags.any(TcpFlags::SYN) {
-            side.own = State::default();
-        }
-        let complete = side.own.completes(tcp, frame.gso_size);
-        if complete {
-            self.core
-                .release_all(slot, frame.direction, ReleaseCause::Satisfied, actions);
-            actions.push(Action::Forward(frame.id));
-        } else if idle && tcp.payload_len == 0 {
-            actions.push(Action::Forward(frame.id));
-        } else {
-            self.core.hold(slot, frame, tcp, actions);
         }
     }
 }
@@ -82,47 +60,45 @@ impl State {
     }
 }
 
-impl Filter for Hold {
-    fn profile(&self) -> Profile {
-        Profile::Hold
+impl Holding for Hold {
+    type State = State;
+
+    const PROFILE: Profile = Profile::Hold;
+
+    fn core(&self) -> &Core<State> {
+        &self.core
     }
 
-    fn needs(&self) -> Needs {
-        self.core.judge().needs()
+    fn core_mut(&mut self) -> &mut Core<State> {
+        &mut self.core
     }
 
-    fn inspect(&mut self, now: Instant, burst: &[FrameRef<'_>], actions: &mut Vec<Action>) {
-        for frame in burst {
-            if let Some((slot, tcp)) = self.core.admit(now, frame, actions) {
-                self.place(slot, &tcp, frame, actions);
-            }
+    fn place(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
+        let Some(flow) = self.core.table.get_mut(slot) else {
+            actions.push(Action::Forward(frame.id));
+            return;
+        };
+        let side = flow.side_mut(frame.direction);
+        let idle = side.queue.is_empty();
+        if tcp.flags.any(TcpFlags::SYN) {
+            side.own = State::default();
         }
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        self.core.next_deadline()
-    }
-
-    fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.core.tick(now);
-        while let Some((slot, direction)) = self.core.due() {
-            // The whole message so far: what stands behind its first frame has nothing else to wait for.
+        let complete = side.own.completes(tcp, frame.gso_size);
+        if complete {
             self.core
-                .release_all(slot, direction, ReleaseCause::Deadline, actions);
+                .release_all(slot, frame.direction, ReleaseCause::Satisfied, actions);
+            actions.push(Action::Forward(frame.id));
+        } else if idle && tcp.payload_len == 0 {
+            actions.push(Action::Forward(frame.id));
+        } else {
+            self.core.hold(slot, frame, tcp, actions);
         }
-        self.core.reclaim(actions);
     }
 
-    fn drain(&mut self, actions: &mut Vec<Action>) {
-        self.core.drain(actions);
-    }
-
-    fn counters(&self) -> FilterCounters {
-        self.core.counters()
-    }
-
-    fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {
-        self.core.judge_mut().drain_matches(matches);
+    /// The whole message so far goes: what stands behind its first frame has nothing else to wait for.
+    fn overdue(&mut self, slot: Slot, direction: Direction, actions: &mut Vec<Action>) {
+        self.core
+            .release_all(slot, direction, ReleaseCause::Deadline, actions);
     }
 }
 

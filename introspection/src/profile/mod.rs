@@ -3,6 +3,7 @@
 mod core;
 mod held;
 mod hold;
+mod holding;
 mod inspect;
 mod judge;
 mod serialize;

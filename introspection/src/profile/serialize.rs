@@ -18,15 +18,15 @@ use offload::{TcpFlags, TcpMeta};
 use super::FilterOptions;
 use super::core::Core;
 use super::held::Held;
+use super::holding::Holding;
 use crate::flow::Slot;
-use crate::rules::RuleMatch;
 use crate::seq::{before, later};
-use crate::{Action, Direction, Filter, FilterCounters, FrameRef, Instant, Needs, Profile, ReleaseCause};
+use crate::{Action, Direction, FrameRef, Profile, ReleaseCause};
 
 const BOTH: [Direction; 2] = [Direction::Tx, Direction::Rx];
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// The sequence number behind the newest payload that passed.
     sent: Option<u32>,
     /// The receiver has everything before this.
@@ -76,33 +76,6 @@ impl Serialize {
         Self {
             core: Core::new(options, deadline),
         }
-    }
-
-    fn place(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
-        if tcp.flags.any(TcpFlags::SYN | TcpFlags::RST) {
-            self.begin_or_end(slot, tcp, frame.direction, actions);
-        }
-        let Some(flow) = self.core.table.get(slot) else {
-            actions.push(Action::Forward(frame.id));
-            return;
-        };
-        let side = flow.side(frame.direction);
-        let end = payload_end(tcp);
-        let waits = if tcp.payload_len > 0 {
-            !side.own.has_passed(end) && (side.own.is_waiting() || !side.queue.is_empty())
-        } else {
-            tcp.flags.any(TcpFlags::FIN) && !side.queue.is_empty()
-        };
-        if waits && self.core.hold(slot, frame, tcp, actions) {
-            self.settle(slot, actions);
-            return;
-        }
-        if !waits {
-            actions.push(Action::Forward(frame.id));
-        }
-        let ack = tcp.flags.any(TcpFlags::ACK).then_some(tcp.ack);
-        self.passed(slot, frame.direction, (tcp.payload_len > 0).then_some(end), ack);
-        self.settle(slot, actions);
     }
 
     /// A SYN starts its direction anew; a RST ends both.
@@ -196,46 +169,49 @@ const fn payload_end(tcp: &TcpMeta) -> u32 {
     tcp.seq.wrapping_add(syn).wrapping_add(tcp.payload_len)
 }
 
-impl Filter for Serialize {
-    fn profile(&self) -> Profile {
-        Profile::Serialize
+impl Holding for Serialize {
+    type State = State;
+
+    const PROFILE: Profile = Profile::Serialize;
+
+    fn core(&self) -> &Core<State> {
+        &self.core
     }
 
-    fn needs(&self) -> Needs {
-        self.core.judge().needs()
+    fn core_mut(&mut self) -> &mut Core<State> {
+        &mut self.core
     }
 
-    fn inspect(&mut self, now: Instant, burst: &[FrameRef<'_>], actions: &mut Vec<Action>) {
-        for frame in burst {
-            if let Some((slot, tcp)) = self.core.admit(now, frame, actions) {
-                self.place(slot, &tcp, frame, actions);
-            }
+    fn place(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
+        if tcp.flags.any(TcpFlags::SYN | TcpFlags::RST) {
+            self.begin_or_end(slot, tcp, frame.direction, actions);
         }
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        self.core.next_deadline()
-    }
-
-    fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.core.tick(now);
-        while let Some((slot, direction)) = self.core.due() {
-            self.release(slot, direction, ReleaseCause::Deadline, actions);
+        let Some(flow) = self.core.table.get(slot) else {
+            actions.push(Action::Forward(frame.id));
+            return;
+        };
+        let side = flow.side(frame.direction);
+        let end = payload_end(tcp);
+        let waits = if tcp.payload_len > 0 {
+            !side.own.has_passed(end) && (side.own.is_waiting() || !side.queue.is_empty())
+        } else {
+            tcp.flags.any(TcpFlags::FIN) && !side.queue.is_empty()
+        };
+        if waits && self.core.hold(slot, frame, tcp, actions) {
             self.settle(slot, actions);
+            return;
         }
-        self.core.reclaim(actions);
+        if !waits {
+            actions.push(Action::Forward(frame.id));
+        }
+        let ack = tcp.flags.any(TcpFlags::ACK).then_some(tcp.ack);
+        self.passed(slot, frame.direction, (tcp.payload_len > 0).then_some(end), ack);
+        self.settle(slot, actions);
     }
 
-    fn drain(&mut self, actions: &mut Vec<Action>) {
-        self.core.drain(actions);
-    }
-
-    fn counters(&self) -> FilterCounters {
-        self.core.counters()
-    }
-
-    fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {
-        self.core.judge_mut().drain_matches(matches);
+    fn overdue(&mut self, slot: Slot, direction: Direction, actions: &mut Vec<Action>) {
+        self.release(slot, direction, ReleaseCause::Deadline, actions);
+        self.settle(slot, actions);
     }
 }
 
