@@ -11,7 +11,7 @@ use serde_json::Value;
 use support::daemon::Daemon;
 use support::guest::{Guest, Nic};
 use support::image::{Image, image};
-use support::machine::{Machine, wait_for};
+use support::machine::{Machine, wait_for, without_devices};
 use support::{host, program, skip};
 
 /// What QEMU is told to take every offload away from a guest.
@@ -232,20 +232,9 @@ fn guests_come_back_after_either_side_restarts() {
 fn micro_guest(kernel: &Path, host: u8, socket: &Path, cmdline: &str, log: &Path) -> Machine {
     let device = format!("virtio-net-pci,netdev=n,vectors=0,mac=52:54:00:00:03:{host:02x}");
     let chardev = format!("socket,id=c,path={}", socket.display());
-    let child = Command::new("qemu-system-x86_64")
-        .args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-machine",
-            "q35,memory-backend=m",
-            "-m",
-            "32M",
-            "-nodefaults",
-        ])
-        .args(["-object", "memory-backend-memfd,id=m,size=32M,share=on"])
-        .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
+    let mut command = Command::new("qemu-system-x86_64");
+    without_devices(&mut command, 32);
+    let child = command
         .args(["-chardev", &chardev, "-netdev", "vhost-user,id=n,chardev=c"])
         .args(["-device", &device, "-append", cmdline, "-kernel"])
         .arg(kernel)

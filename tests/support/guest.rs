@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use super::image::Image;
+use super::machine::without_devices;
 
 /// What a guest's NIC is attached to.
 #[derive(Clone, Copy, Debug)]
@@ -202,20 +203,8 @@ fn machine(image: &Image, nic: Nic<'_>) -> Command {
             command
         }
     };
+    without_devices(&mut command, 256);
     command
-        .args([
-            "-accel",
-            "tcg",
-            "-cpu",
-            "max",
-            "-machine",
-            "q35,memory-backend=m",
-            "-m",
-            "256M",
-            "-nodefaults",
-        ])
-        .args(["-object", "memory-backend-memfd,id=m,size=256M,share=on"])
-        .args(["-display", "none", "-no-reboot", "-serial", "stdio"])
         .arg("-kernel")
         .arg(&image.kernel)
         .arg("-initrd")

@@ -1,7 +1,7 @@
 //! Processes of virtual machines that print to a file.
 
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// A virtual machine's process. It ends with this value.
@@ -27,4 +27,25 @@ pub fn wait_for(log: &Path, word: &str) -> String {
         assert!(Instant::now() < end, "no \"{word}\" in:\n{text}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Adds to a QEMU command line a machine on a software CPU with so many MiB of shared memory, whose serial line is
+/// standard input and output.
+pub fn without_devices(command: &mut Command, mib: u32) {
+    command
+        .args([
+            "-accel",
+            "tcg",
+            "-cpu",
+            "max",
+            "-machine",
+            "q35,memory-backend=m",
+            "-nodefaults",
+        ])
+        .args(["-m", &format!("{mib}M")])
+        .args([
+            "-object",
+            &format!("memory-backend-memfd,id=m,size={mib}M,share=on"),
+        ])
+        .args(["-display", "none", "-no-reboot", "-serial", "stdio"]);
 }

@@ -145,7 +145,7 @@ impl Probe {
             if let Some(filter) = inner.filter.as_mut() {
                 filter.expire(now, &mut actions);
             }
-            others = inner.carry_out(now, &mut actions, &[], passed, Some(carrier));
+            others = inner.carry_out(now, &mut actions, None, passed, Some(carrier));
             inner.actions = actions;
         }
         self.settle(&mut inner);
@@ -346,7 +346,7 @@ impl Inner {
             direction,
             packets,
         };
-        let others = self.carry_out(now, &mut actions, &[batch], passed, Some(carrier));
+        let others = self.carry_out(now, &mut actions, Some(&batch), passed, Some(carrier));
         packets.clear();
         self.actions = actions;
         others
@@ -357,17 +357,16 @@ impl Inner {
         &mut self,
         now: Instant,
         actions: &mut Vec<Action>,
-        batches: &[Batch<'_>],
+        batch: Option<&Batch<'_>>,
         passed: &mut Passed,
         mut carrier: Option<&mut Carrier<'_>>,
     ) -> bool {
         let mut others = false;
         let mut dropped: Option<(Packet, Direction)> = None;
         let find = |id: FrameId| {
-            batches.iter().find_map(|batch| {
-                let index = usize::try_from(id.0.checked_sub(batch.first)?).ok()?;
-                batch.packets.get(index).map(|packet| (*packet, batch.direction))
-            })
+            let batch = batch?;
+            let index = usize::try_from(id.0.checked_sub(batch.first)?).ok()?;
+            batch.packets.get(index).map(|packet| (*packet, batch.direction))
         };
         for action in actions.drain(..) {
             match (action, carrier.as_deref_mut()) {
@@ -468,7 +467,7 @@ impl Inner {
         if let Some(filter) = &mut self.filter {
             filter.drain(&mut actions);
         }
-        self.carry_out(now, &mut actions, &[], &mut Passed::default(), None);
+        self.carry_out(now, &mut actions, None, &mut Passed::default(), None);
         self.actions = actions;
         // A filter that forgot some breaks its contract; its frames still must not be lost.
         let mut forgotten: Vec<(FrameId, Held)> = self.held.drain().collect();

@@ -80,7 +80,7 @@ impl Carriage {
             },
         );
         if port.probe.is_active() {
-            self.pass(Direction::Tx, port);
+            self.pass(port);
         }
         let packets = std::mem::take(&mut self.packets);
         self.forward(port.id, &packets);
@@ -144,9 +144,9 @@ impl Carriage {
         }
     }
 
-    /// Shows `self.packets` to a port's probe; what leaves towards the switch takes their place, and what it lets go
+    /// Shows `self.packets`, which its guest sent, to a port's probe; what leaves towards the switch takes their place, and what it lets go
     /// towards the guest is delivered.
-    fn pass(&mut self, direction: Direction, port: &Port) {
+    fn pass(&mut self, port: &Port) {
         let mut carrier = Carrier {
             worker: self.worker,
             arena: &mut self.arena,
@@ -154,7 +154,7 @@ impl Carriage {
         };
         let wakes = port
             .probe
-            .pass(direction, &mut self.packets, &mut self.passed, &mut carrier);
+            .pass(Direction::Tx, &mut self.packets, &mut self.passed, &mut carrier);
         self.heed(wakes, port);
         self.packets.append(&mut self.passed.tx);
         self.deliver_passed(port);
