@@ -164,15 +164,16 @@ pub(super) fn run(command: Command) -> Result<ExitCode> {
         .iter()
         .map(|nic| resolve(nic, args.control.as_ref()))
         .collect::<Result<_>>()?;
+    let kernel = args
+        .kernel
+        .map_or(Kernel::Embedded(vmm::MICROGUEST), Kernel::File);
     let config = VmConfig {
-        kernel: args
-            .kernel
-            .map_or(Kernel::Embedded(vmm::MICROGUEST), Kernel::File),
         initrd: args.initrd,
         cmdline: args.cmdline,
         memory: args.memory,
         vcpus: args.vcpus,
         nics,
+        ..VmConfig::new(kernel)
     };
     let input = io::stdin()
         .as_fd()

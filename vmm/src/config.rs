@@ -20,6 +20,64 @@ pub struct VmConfig {
     pub vcpus: u8,
     /// Network interfaces, in PCI slot order.
     pub nics: Vec<NicConfig>,
+    /// Disks, in PCI slot order behind the interfaces: `/dev/vda` is the first.
+    pub disks: Vec<DiskConfig>,
+    /// What the console's input goes to.
+    pub terminal: Terminal,
+    /// Whether a guest's reset starts the guest again instead of ending the machine.
+    pub reboot: bool,
+    /// Whether the process gives up all that the machine does not need before the guest's first instruction.
+    pub sandbox: bool,
+}
+
+impl VmConfig {
+    /// A machine with one processor, 256 MiB and nothing else, which boots `kernel` and ends when that resets.
+    pub fn new(kernel: Kernel) -> Self {
+        Self {
+            kernel,
+            initrd: None,
+            cmdline: String::new(),
+            memory: 256 << 20,
+            vcpus: 1,
+            nics: Vec::new(),
+            disks: Vec::new(),
+            terminal: Terminal::Serial,
+            reboot: false,
+            sandbox: false,
+        }
+    }
+}
+
+/// Where the guest reads what is typed. Both of its consoles print to the same place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Terminal {
+    /// The 16550 at COM1: Linux' `ttyS0`.
+    #[default]
+    Serial,
+    /// A virtio console, which exists only then: Linux' `hvc0`.
+    Virtio,
+}
+
+/// One virtio-blk disk and the file that is its content.
+#[derive(Clone, Debug)]
+pub struct DiskConfig {
+    /// The image, or a block device.
+    pub path: PathBuf,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// How the file holds the disk's sectors; `None`: as its name says, raw if that says nothing.
+    pub format: Option<DiskFormat>,
+}
+
+/// How a file holds a disk's sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskFormat {
+    /// One after the other.
+    Raw,
+    /// QEMU's copy-on-write format, version 2 or 3.
+    Qcow2,
+    /// Microsoft's virtual hard disk, fixed or dynamic.
+    Vhd,
 }
 
 /// Where the kernel image comes from.
@@ -51,3 +109,6 @@ pub const MAX_QUEUE_PAIRS: u8 = 16;
 
 /// The most interfaces that one machine may have.
 pub const MAX_NICS: usize = 8;
+
+/// The most disks that one machine may have.
+pub const MAX_DISKS: usize = 8;

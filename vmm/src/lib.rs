@@ -4,6 +4,8 @@
 //! vhost-user front ends: guest memory and rings are shared with a switch in another process, and the data path
 //! bypasses this one.
 
+#![allow(dead_code)] // the machine's side of the device contract follows
+
 mod acpi;
 mod boot;
 mod config;
@@ -22,7 +24,10 @@ mod vm;
 mod wiring;
 
 pub use boot::BootError;
-pub use config::{Kernel, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, VmConfig};
+pub use config::{
+    DiskConfig, DiskFormat, Kernel, MAX_DISKS, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, Terminal, VmConfig,
+};
+pub use devices::lifecycle::CannotExport;
 pub use devices::net::SessionError;
 pub use devices::serial::Console;
 pub use error::VmError;

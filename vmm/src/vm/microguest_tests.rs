@@ -13,11 +13,8 @@ fn config(switch: &TestSwitch, cmdline: &str) -> VmConfig {
     let mac = crate::MacAddr([2, 0, 0, 0, 0, 1]);
     let reconnect = Duration::ZERO;
     VmConfig {
-        kernel: Kernel::Embedded(MICROGUEST),
-        initrd: None,
         cmdline: cmdline.to_owned(),
         memory: 16 << 20,
-        vcpus: 1,
         nics: vec![NicConfig {
             socket: switch.path.clone(),
             mac,
@@ -25,6 +22,7 @@ fn config(switch: &TestSwitch, cmdline: &str) -> VmConfig {
             mtu: 1500,
             reconnect,
         }],
+        ..VmConfig::new(Kernel::Embedded(MICROGUEST))
     }
 }
 

@@ -79,11 +79,7 @@ fn config(switch: &TestSwitch, code: &[u8], reconnect: Duration) -> VmConfig {
     let mac = crate::MacAddr([2, 0, 0, 0, 0, 1]);
     let image: &'static [u8] = PvhImage::new(code).build().leak();
     VmConfig {
-        kernel: Kernel::Embedded(image),
-        initrd: None,
-        cmdline: String::new(),
         memory: 2 << 20,
-        vcpus: 1,
         nics: vec![NicConfig {
             socket: switch.path.clone(),
             mac,
@@ -91,6 +87,7 @@ fn config(switch: &TestSwitch, code: &[u8], reconnect: Duration) -> VmConfig {
             mtu: 1500,
             reconnect,
         }],
+        ..VmConfig::new(Kernel::Embedded(image))
     }
 }
 

@@ -25,12 +25,9 @@ const SPIN: [u8; 2] = [0xeb, 0xfe];
 fn config(code: &[u8]) -> VmConfig {
     let image: &'static [u8] = PvhImage::new(code).build().leak();
     VmConfig {
-        kernel: Kernel::Embedded(image),
-        initrd: None,
         cmdline: "role=test".to_owned(),
         memory: 16 << 20,
-        vcpus: 1,
-        nics: Vec::new(),
+        ..VmConfig::new(Kernel::Embedded(image))
     }
 }
 

@@ -55,19 +55,8 @@ pub(super) struct ControlQueue {
 
 impl ControlQueue {
     pub(super) fn new(active: &ActiveQueue, event_idx: bool) -> Result<Self, String> {
-        let mut queue = Queue::new(active.size).map_err(|error| error.to_string())?;
-        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
-        queue.set_size(active.size);
-        let (low, high) = halves(active.descriptors);
-        queue.set_desc_table_address(low, high);
-        let (low, high) = halves(active.driver);
-        queue.set_avail_ring_address(low, high);
-        let (low, high) = halves(active.device);
-        queue.set_used_ring_address(low, high);
-        queue.set_event_idx(event_idx);
-        queue.set_ready(true);
         Ok(Self {
-            queue,
+            queue: active.ring(event_idx)?,
             call: Arc::clone(&active.call),
             broken: 0,
         })
@@ -93,6 +82,11 @@ impl ControlQueue {
             // Fails only when the counter is full, and then the interrupt is pending already.
             let _ = self.call.write(1);
         }
+    }
+
+    /// Next available and next used entry.
+    pub(super) fn position(&self) -> (u16, u16) {
+        (self.queue.next_avail(), self.queue.next_used())
     }
 
     /// Times that the ring itself broke the rules, since last asked.

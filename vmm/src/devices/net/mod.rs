@@ -17,7 +17,9 @@ use std::time::Instant;
 
 use offload::MacAddr;
 use parking_lot::Mutex;
+use serde::Serialize;
 
+use super::lifecycle::{CannotExport, Lifecycle, SavedState};
 use super::virtio::{ActiveQueue, VirtioDevice};
 use crate::config::NicConfig;
 use crate::memory::GuestRam;
@@ -46,6 +48,7 @@ pub(crate) struct Net {
     hangup: Hangup,
     active: Option<Active>,
     announce: bool,
+    paused: bool,
     first_kick: Option<Instant>,
     ram: GuestRam,
     counts: NetCounts,
@@ -61,7 +64,7 @@ struct Active {
 }
 
 /// What happened to an interface so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NetCounts {
     /// Times that the back end was lost.
     pub disconnects: u64,
@@ -104,6 +107,7 @@ impl Net {
             hangup: Hangup::default(),
             active: None,
             announce: false,
+            paused: false,
             first_kick: None,
             ram,
             counts: NetCounts::default(),
@@ -210,7 +214,7 @@ impl Net {
             return false;
         };
         active.pairs = pairs;
-        if let Some(session) = &mut self.session
+        if let Some(session) = self.session.as_mut().filter(|_| !self.paused)
             && let Err(error) = session.enable_rings(&active.rings, pairs)
         {
             self.lose_session(&error);
@@ -236,7 +240,7 @@ impl Net {
 
     fn start_rings(&mut self) -> Result<(), SessionError> {
         match (&mut self.session, &self.active) {
-            (Some(session), Some(active)) => {
+            (Some(session), Some(active)) if !self.paused => {
                 session.start(&self.ram, active.features, &active.rings)?;
                 session.enable_rings(&active.rings, active.pairs)
             }
@@ -253,6 +257,79 @@ impl Net {
     fn status(&self) -> u16 {
         let link = if self.session.is_some() { LINK_UP } else { 0 };
         link | if self.announce { ANNOUNCE } else { 0 }
+    }
+}
+
+/// What a driver set up, as it is exported.
+#[derive(Serialize)]
+struct SavedNet {
+    mac: [u8; 6],
+    mtu: u16,
+    max_pairs: u16,
+    offered: u64,
+    announce: bool,
+    driver: Option<SavedDriver>,
+}
+
+/// The rings themselves are in guest memory: each goes on where its used index says.
+#[derive(Serialize)]
+struct SavedDriver {
+    features: u64,
+    pairs: u16,
+    /// Next available and next used entry of the control queue.
+    control: Option<(u16, u16)>,
+}
+
+impl Lifecycle for Net {
+    /// Takes the rings back from the switch; the link stays up.
+    fn pause(&mut self) {
+        if std::mem::replace(&mut self.paused, true) {
+            return;
+        }
+        if let (Some(session), Some(active)) = (&mut self.session, &self.active)
+            && let Err(error) = session.stop(&active.rings)
+        {
+            self.lose_session(&error);
+        }
+    }
+
+    fn resume(&mut self) {
+        if std::mem::replace(&mut self.paused, false)
+            && let Err(error) = self.start_rings()
+        {
+            self.lose_session(&error);
+        }
+    }
+
+    fn reset(&mut self) {
+        let Some(active) = self.active.take() else { return };
+        self.announce = false;
+        if let Some(session) = self.session.as_mut().filter(|_| !self.paused)
+            && let Err(error) = session.stop(&active.rings)
+        {
+            self.lose_session(&error);
+        }
+    }
+
+    fn export(&self) -> Result<SavedState, CannotExport> {
+        const KIND: &str = "virtio-net";
+        if !self.paused {
+            return Err(CannotExport::Running(KIND));
+        }
+        let driver = self.active.as_ref().map(|active| SavedDriver {
+            features: active.features,
+            pairs: active.pairs,
+            control: active.control.as_ref().map(ControlQueue::position),
+        });
+        let state = SavedNet {
+            mac: self.mac.0,
+            mtu: self.mtu,
+            max_pairs: self.max_pairs,
+            offered: self.offered,
+            announce: self.announce,
+            driver,
+        };
+        SavedState::new(KIND, 1, state)
     }
 }
 
@@ -315,16 +392,6 @@ impl VirtioDevice for Net {
             self.lose_session(&error);
         }
         Ok(())
-    }
-
-    fn reset(&mut self) {
-        let Some(active) = self.active.take() else { return };
-        self.announce = false;
-        if let Some(session) = &mut self.session
-            && let Err(error) = session.stop(&active.rings)
-        {
-            self.lose_session(&error);
-        }
     }
 
     fn serve(&mut self, queue: u16) -> bool {

@@ -120,6 +120,11 @@ impl ConfigSpace {
         }
     }
 
+    /// All octets, for those who save them.
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.octets
+    }
+
     /// The 16-bit register at `offset`.
     pub(crate) fn word(&self, offset: usize) -> u16 {
         let mut octets = [0; 2];

@@ -7,5 +7,5 @@ mod msix;
 mod root;
 
 pub(crate) use config::{Bar, ConfigSpace, Identity};
-pub(crate) use msix::{MSIX_ENTRY_LEN, Msix};
+pub(crate) use msix::{MSIX_ENTRY_LEN, Msix, SavedMsix};
 pub(crate) use root::{PciFunction, PciRoot};

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use serde::Serialize;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::wiring::{Line, MsiMessage, Wiring};
@@ -100,6 +101,29 @@ impl Msix {
     /// The vector of source `index`.
     pub(crate) fn vector(&self, index: usize) -> u16 {
         self.sources.get(index).map_or(NO_VECTOR, |source| source.vector)
+    }
+
+    /// The table and the sources, for those who save them.
+    pub(crate) fn export(&self) -> SavedMsix {
+        let source = |source: &Source| {
+            (
+                source.vector,
+                source.attached.is_none() && is_signalled(&source.event),
+            )
+        };
+        SavedMsix {
+            table: self.entries.iter().map(|entry| entry.words).collect(),
+            sources: self.sources.iter().map(source).collect(),
+        }
+    }
+
+    /// Everything as at power-on; lines that the machine gave stay, for later use.
+    pub(crate) fn reset(&mut self) {
+        (self.enabled, self.all_masked) = (false, false);
+        for entry in &mut self.entries {
+            entry.words = [0, 0, 0, ENTRY_MASKED];
+        }
+        self.reset_sources();
     }
 
     /// Takes the vectors from all sources, as a device reset does. The table stays.
@@ -222,6 +246,14 @@ impl Msix {
         }
         Ok(entry.line.map(|(line, _)| line))
     }
+}
+
+/// A function's MSI-X state as it is exported.
+#[derive(Serialize)]
+pub(crate) struct SavedMsix {
+    table: Vec<[u32; 4]>,
+    /// The vector of each source, and whether it has a signal that the guest has not been told of.
+    sources: Vec<(u16, bool)>,
 }
 
 /// Whether the eventfd counts a signal; leaves the count as it is.

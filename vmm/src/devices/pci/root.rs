@@ -5,6 +5,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::{ConfigSpace, Identity};
+use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
 use crate::layout::{ECAM, ECAM_SIZE};
 
 /// Configuration address register.
@@ -15,7 +16,7 @@ const CONFIG_DATA: u16 = 0xcfc;
 const ENABLE: u32 = 1 << 31;
 
 /// A function on bus 0.
-pub(crate) trait PciFunction: Send {
+pub(crate) trait PciFunction: Lifecycle + Send {
     /// A guest's read of configuration space.
     fn read_config(&mut self, offset: usize, data: &mut [u8]);
     /// A guest's write to configuration space.
@@ -124,6 +125,37 @@ fn ecam(address: u64) -> Option<(usize, usize)> {
     Some((slot, at & 0xfff))
 }
 
+impl Lifecycle for Arc<PciRoot> {
+    fn pause(&mut self) {
+        for function in &self.slots {
+            function.lock().pause();
+        }
+    }
+
+    fn resume(&mut self) {
+        for function in &self.slots {
+            function.lock().resume();
+        }
+    }
+
+    fn reset(&mut self) {
+        *self.address.lock() = 0;
+        for function in &self.slots {
+            function.lock().reset();
+        }
+    }
+
+    /// The functions in the order of their slots.
+    fn export(&self) -> Result<SavedState, CannotExport> {
+        let functions = self
+            .slots
+            .iter()
+            .map(|function| function.lock().export())
+            .collect::<Result<Vec<_>, _>>()?;
+        SavedState::new("pci-root", 1, (*self.address.lock(), functions))
+    }
+}
+
 /// A bridge that does nothing but be there.
 struct HostBridge(ConfigSpace);
 
@@ -138,6 +170,20 @@ impl HostBridge {
             subsystem_vendor: 0x1af4,
             subsystem: 0x1100,
         }))
+    }
+}
+
+impl Lifecycle for HostBridge {
+    fn pause(&mut self) {}
+
+    fn resume(&mut self) {}
+
+    fn reset(&mut self) {
+        *self = Self::new();
+    }
+
+    fn export(&self) -> Result<SavedState, CannotExport> {
+        SavedState::new("host-bridge", 1, self.0.octets())
     }
 }
 

@@ -13,6 +13,8 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::lifecycle::{CannotExport, Lifecycle, SavedState};
+
 pub(crate) use input::{Input, Typed};
 pub use output::Console;
 use output::LineBuffer;
@@ -150,6 +152,39 @@ impl SerialPort {
     /// Hands over output that waits for the end of its line.
     pub(crate) fn flush(&self) {
         self.uart.lock().writer_mut().flush_now();
+    }
+}
+
+impl Lifecycle for Arc<SerialPort> {
+    /// Output that waits for the end of its line goes out; input comes from the event loop, which is asked first.
+    fn pause(&mut self) {
+        self.flush();
+    }
+
+    fn resume(&mut self) {}
+
+    fn reset(&mut self) {
+        self.flush();
+        // The registers have no reset of their own: these are the values that a 16550 starts with.
+        for (register, value) in [(1, 0), (2, 0), (3, 3), (4, 8), (7, 0)] {
+            self.write(register, &[value]);
+        }
+    }
+
+    fn export(&self) -> Result<SavedState, CannotExport> {
+        let state = self.uart.lock().state();
+        let registers = [
+            state.baud_divisor_low,
+            state.baud_divisor_high,
+            state.interrupt_enable,
+            state.interrupt_identification,
+            state.line_control,
+            state.line_status,
+            state.modem_control,
+            state.modem_status,
+            state.scratch,
+        ];
+        SavedState::new("serial", 1, (registers, state.in_buffer))
     }
 }
 

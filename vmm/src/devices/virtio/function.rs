@@ -3,11 +3,13 @@
 use std::io;
 use std::sync::Arc;
 
+use serde::Serialize;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::registers::{Action, CONFIG_MSIX_VECTOR, LEN as COMMON_LEN, QUEUE_MSIX_VECTOR, Registers};
 use super::{ActiveQueue, VirtioDevice};
-use crate::devices::pci::{Bar, ConfigSpace, Identity, MSIX_ENTRY_LEN, Msix, PciFunction};
+use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
+use crate::devices::pci::{Bar, ConfigSpace, Identity, MSIX_ENTRY_LEN, Msix, PciFunction, SavedMsix};
 use crate::memory::GuestRam;
 use crate::wiring::Wiring;
 
@@ -51,6 +53,8 @@ const ISR_CONFIG: u8 = 2;
 pub(crate) struct VirtioFunction<D> {
     device: D,
     config: ConfigSpace,
+    /// Configuration space as at power-on.
+    pristine: ConfigSpace,
     registers: Registers,
     msix: Msix,
     msix_capability: usize,
@@ -106,6 +110,7 @@ impl<D: VirtioDevice> VirtioFunction<D> {
         let msix = Msix::new(vectors, sources, Arc::clone(&wiring));
         Ok(Self {
             device,
+            pristine: config.clone(),
             config,
             registers,
             msix,
@@ -189,7 +194,7 @@ impl<D: VirtioDevice> VirtioFunction<D> {
     fn write_register(&mut self, offset: usize, data: &[u8]) {
         match self.registers.write(offset, data) {
             Some(Action::Activate) => self.activate(),
-            Some(Action::Reset) => self.reset(),
+            Some(Action::Reset) => self.forget_driver(),
             None => {}
         }
     }
@@ -231,7 +236,8 @@ impl<D: VirtioDevice> VirtioFunction<D> {
             .collect()
     }
 
-    fn reset(&mut self) {
+    /// The driver wrote 0 to the status.
+    fn forget_driver(&mut self) {
         self.device.reset();
         self.registers.reset();
         self.registers.set_offered(self.device.features());
@@ -307,6 +313,44 @@ impl<D: VirtioDevice> VirtioFunction<D> {
         };
         let fits = matches!(len, 1 | 2 | 4) && wanted == len && place + len as u64 <= size.into();
         (offset == self.pci_access + 16 && fits).then_some((bar, place))
+    }
+}
+
+/// A function's state as it is exported.
+#[derive(Serialize)]
+struct SavedFunction<'a> {
+    config: &'a [u8],
+    registers: &'a Registers,
+    msix: SavedMsix,
+    config_changed: bool,
+    device: SavedState,
+}
+
+impl<D: VirtioDevice> Lifecycle for VirtioFunction<D> {
+    fn pause(&mut self) {
+        self.device.pause();
+    }
+
+    fn resume(&mut self) {
+        self.device.resume();
+    }
+
+    fn reset(&mut self) {
+        self.forget_driver();
+        self.msix.reset();
+        self.config = self.pristine.clone();
+        self.detach_moved_doorbells();
+    }
+
+    fn export(&self) -> Result<SavedState, CannotExport> {
+        let state = SavedFunction {
+            config: self.config.octets(),
+            registers: &self.registers,
+            msix: self.msix.export(),
+            config_changed: self.config_changed,
+            device: self.device.export()?,
+        };
+        SavedState::new("virtio-pci", 1, state)
     }
 }
 

@@ -11,11 +11,13 @@ mod tests;
 pub(crate) use function::{BAR_SPAN, VirtioFunction};
 pub(crate) use queue::ActiveQueue;
 
+use super::lifecycle::Lifecycle;
+
 /// `VIRTIO_F_VERSION_1`: the driver speaks the modern interface.
 pub(crate) const F_VERSION_1: u64 = 1 << 32;
 
-/// What a device does behind the transport.
-pub(crate) trait VirtioDevice: Send {
+/// What a device does behind the transport. [`Lifecycle::reset`] is what the driver asks for by writing 0 to the status.
+pub(crate) trait VirtioDevice: Lifecycle + Send {
     /// The virtio device number (Virtio 1.2, chapter 5).
     fn device_id(&self) -> u16;
 
@@ -33,9 +35,6 @@ pub(crate) trait VirtioDevice: Send {
 
     /// The driver is ready: `features` are what it accepted, `queues` those that it enabled.
     fn activate(&mut self, features: u64, queues: &[ActiveQueue]) -> Result<(), String>;
-
-    /// Stops using queues and memory that the driver gave, and forgets the driver.
-    fn reset(&mut self);
 
     /// Serves a queue that the driver notified, if it is one that this process serves itself; `false` if not.
     fn serve(&mut self, queue: u16) -> bool;

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use serde::Serialize;
+use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestRam;
 
 /// A split virtqueue's registers (Virtio 1.2, 2.7).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub(super) struct Queue {
     pub(super) max_size: u16,
     pub(super) size: u16,
@@ -66,4 +68,22 @@ pub(crate) struct ActiveQueue {
     pub(crate) kick: Arc<EventFd>,
     /// Signalled to the driver: buffers are used.
     pub(crate) call: Arc<EventFd>,
+}
+
+impl ActiveQueue {
+    /// The device's end of the ring, for queues that this process serves itself.
+    pub(crate) fn ring(&self, event_idx: bool) -> Result<virtio_queue::Queue, String> {
+        let mut ring = virtio_queue::Queue::new(self.size).map_err(|error| error.to_string())?;
+        let halves = |address: u64| (Some(address as u32), Some((address >> 32) as u32));
+        ring.set_size(self.size);
+        let (low, high) = halves(self.descriptors);
+        ring.set_desc_table_address(low, high);
+        let (low, high) = halves(self.driver);
+        ring.set_avail_ring_address(low, high);
+        let (low, high) = halves(self.device);
+        ring.set_used_ring_address(low, high);
+        ring.set_event_idx(event_idx);
+        ring.set_ready(true);
+        Ok(ring)
+    }
 }

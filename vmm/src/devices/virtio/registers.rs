@@ -1,5 +1,7 @@
 //! The common configuration registers as a state machine (Virtio 1.2, 3.1 and 4.1.4.3).
 
+use serde::Serialize;
+
 use super::F_VERSION_1;
 use super::queue::Queue;
 
@@ -43,6 +45,7 @@ pub(super) enum Action {
 }
 
 /// The registers of one device.
+#[derive(Clone, Serialize)]
 pub(super) struct Registers {
     offered: u64,
     accepted: u64,

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::devices::lifecycle::{CannotExport, SavedState};
 use crate::devices::pci::PciFunction;
 use crate::memory;
 use crate::testing::driver::{BASE, DEVICE, Driver, MSIX_TABLE, NOTIFY};
@@ -14,6 +15,29 @@ const OFFERED: u64 = F_VERSION_1 | 0b101;
 struct Probe {
     activations: Vec<(u64, Vec<u16>)>,
     resets: u32,
+    paused: bool,
+}
+
+impl Lifecycle for Probe {
+    fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    fn reset(&mut self) {
+        self.resets += 1;
+    }
+
+    fn export(&self) -> Result<SavedState, CannotExport> {
+        if self.paused {
+            SavedState::new("probe", 1, self.resets)
+        } else {
+            Err(CannotExport::Running("probe"))
+        }
+    }
 }
 
 impl VirtioDevice for Probe {
@@ -41,10 +65,6 @@ impl VirtioDevice for Probe {
         self.activations
             .push((features, queues.iter().map(|queue| queue.index).collect()));
         Ok(())
-    }
-
-    fn reset(&mut self) {
-        self.resets += 1;
     }
 
     fn serve(&mut self, queue: u16) -> bool {
