@@ -128,6 +128,12 @@ fn load_file(path: &Path, ram: &GuestRam, top: u64) -> Result<LoadedKernel, Kern
     load_image(&mut file, len, ram, top)
 }
 
+/// Loads an image that is in memory.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn load_octets(octets: &[u8], ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault> {
+    load_image(&mut Cursor::new(octets), octets.len() as u64, ram, top)
+}
+
 fn load_image<F>(image: &mut F, len: u64, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault>
 where
     F: Read + ReadVolatile + Seek,

@@ -15,7 +15,7 @@ fn ram() -> GuestRam {
 }
 
 fn load_octets(octets: &[u8]) -> Result<LoadedKernel, KernelFault> {
-    load_image(&mut Cursor::new(octets), octets.len() as u64, &ram(), TOP)
+    super::load_octets(octets, &ram(), TOP)
 }
 
 fn load_path(octets: &[u8]) -> KernelError {
@@ -34,7 +34,7 @@ fn load_path(octets: &[u8]) -> KernelError {
 fn loads_a_minimal_pvh_image() {
     let image = PvhImage::new(b"\xf4\xf4").build();
     let ram = ram();
-    let loaded = load_image(&mut Cursor::new(&image[..]), image.len() as u64, &ram, TOP).expect("loads");
+    let loaded = super::load_octets(&image, &ram, TOP).expect("loads");
     assert_eq!(
         loaded,
         LoadedKernel {
