@@ -4,11 +4,10 @@
 //! vhost-user front ends: guest memory and rings are shared with a switch in another process, and the data path
 //! bypasses this one.
 
-#![allow(dead_code)] // the machine's side of the device contract follows
-
 mod acpi;
 mod boot;
 mod config;
+mod console;
 mod devices;
 mod error;
 #[cfg(feature = "fuzzing")]
@@ -30,15 +29,15 @@ pub use boot::BootError;
 pub use config::{
     DiskConfig, DiskFormat, Kernel, MAX_DISKS, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, Terminal, VmConfig,
 };
+pub use console::Console;
 pub use devices::lifecycle::CannotExport;
 pub use devices::net::SessionError;
-pub use devices::serial::Console;
 pub use error::VmError;
 pub use kernel::{KernelError, KernelFault};
 pub use memory::MemoryError;
 pub use microguest::MICROGUEST;
 pub use offload::MacAddr;
-pub use report::{BootTimes, ExitCounts, MemoryUse, NetCounts, NicReport, VmReport};
+pub use report::{BootTimes, ExitCounts, MemoryUse, NetCounts, NicReport, VmInfo, VmReport, VmState};
 pub use stop::{StopHandle, StopReason};
-pub use vcpu::VcpuError;
-pub use vm::Vm;
+pub use vcpu::{VcpuError, VcpuInfo};
+pub use vm::{RequestError, Vm, VmHandle};

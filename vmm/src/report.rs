@@ -9,12 +9,15 @@ use serde::Serialize;
 pub use crate::devices::net::NetCounts;
 use crate::memory::MEMFD_NAME;
 pub use crate::vcpu::ExitCounts;
+use crate::vcpu::VcpuInfo;
 
 /// A summary of one machine, up to date when it was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VmReport {
-    /// When the phases of the start ended.
+    /// When the phases of the last start ended.
     pub boot: BootTimes,
+    /// How often the guest reset itself and was started again.
+    pub resets: u64,
     /// Memory of the process, as it was when the machine stopped, or now when it has not run yet.
     pub memory: MemoryUse,
     /// How often the guest left for this process.
@@ -25,7 +28,40 @@ pub struct VmReport {
     pub nics: Vec<NicReport>,
 }
 
-/// Points in time in microseconds since [`crate::Vm::new`] was called, in the order in which they happen.
+/// A machine as it is now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VmInfo {
+    /// The process that runs it.
+    pub pid: u32,
+    /// Whether its processors may run.
+    pub state: VmState,
+    /// Milliseconds since it was made.
+    pub uptime_ms: u64,
+    /// Its memory in KiB.
+    pub memory_size_kib: u64,
+    /// CPUs that this process may run on.
+    pub host_cpus: u32,
+    /// Whether it has more processors than that: they wait for each other then, as steal time.
+    pub overcommitted: bool,
+    /// One entry for each processor, since the last start.
+    pub vcpus: Vec<VcpuInfo>,
+    /// Everything that is told at its end, too.
+    #[serde(flatten)]
+    pub report: VmReport,
+}
+
+/// Whether a machine's processors may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VmState {
+    /// They may.
+    Running,
+    /// They are held outside the guest.
+    Paused,
+}
+
+/// Points in time in microseconds since [`crate::Vm::new`] was called, or since the guest's last reset, in the order in
+/// which they happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct BootTimes {
     /// Guest memory is mapped.
@@ -40,6 +76,10 @@ pub struct BootTimes {
     pub vcpus_us: u64,
     /// The processors begin to run.
     pub started_us: Option<u64>,
+    /// The guest printed something for the first time.
+    pub first_output_us: Option<u64>,
+    /// The guest's init said that it runs, by writing 1 to port 0x404.
+    pub init_us: Option<u64>,
     /// The guest notified a transmit queue for the first time: its first frame is on the ring.
     pub first_kick_us: Option<u64>,
 }

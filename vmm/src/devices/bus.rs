@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::marks::{MARK_PORT, Marks};
 use super::pci::PciRoot;
 use super::power::Power;
 use super::serial::{COM1, PORTS, SerialPort};
@@ -12,6 +13,7 @@ pub(crate) struct Bus {
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) pci: Arc<PciRoot>,
     pub(crate) power: Power,
+    pub(crate) marks: Marks,
 }
 
 impl Bus {
@@ -27,7 +29,9 @@ impl Bus {
     /// A guest's write to a port; the reason to stop when that is what it asks for.
     pub(crate) fn write_port(&self, port: u16, data: &[u8]) -> Option<StopReason> {
         let stop = self.power.write(port, data);
-        if stop.is_none() {
+        if port == MARK_PORT {
+            self.marks.write(data);
+        } else if stop.is_none() {
             match port.checked_sub(COM1).filter(|offset| *offset < PORTS) {
                 Some(offset) => self.serial.write(offset as u8, data),
                 None => drop(self.pci.write_port(port, data)),
@@ -60,6 +64,7 @@ mod tests {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(Vec::new())),
             power: Power::default(),
+            marks: Marks::default(),
         };
         let mut data = [0; 4];
         bus.read_port(0x80, &mut data);

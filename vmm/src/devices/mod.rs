@@ -2,8 +2,12 @@
 
 pub(crate) mod bus;
 pub(crate) mod lifecycle;
+pub(crate) mod marks;
 pub(crate) mod net;
 pub(crate) mod pci;
 pub(crate) mod power;
 pub(crate) mod serial;
+mod terminal;
 pub(crate) mod virtio;
+
+pub(crate) use terminal::Terminal;

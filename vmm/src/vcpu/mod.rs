@@ -1,11 +1,14 @@
 //! Virtual processors: one thread each.
 
+mod account;
+mod gate;
 mod kick;
 mod setup;
+mod stats;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,10 @@ use vmm_sys_util::signal::Killable;
 
 use crate::devices::bus::Bus;
 use crate::stop::StopReason;
+use account::Account;
+pub use account::VcpuInfo;
+use gate::Gate;
+use stats::Stats;
 
 /// Stack of a processor's thread in octets.
 const STACK: usize = 256 << 10;
@@ -65,15 +72,26 @@ pub struct ExitCounts {
     pub other: u64,
 }
 
+impl std::ops::AddAssign for ExitCounts {
+    fn add_assign(&mut self, more: Self) {
+        self.port += more.port;
+        self.mmio += more.mmio;
+        self.interrupted += more.interrupted;
+        self.other += more.other;
+    }
+}
+
 /// What the processors' threads share with the thread that started them.
 #[derive(Default)]
 struct Shared {
-    stop: AtomicBool,
+    gate: Gate,
     port: AtomicU64,
     mmio: AtomicU64,
     interrupted: AtomicU64,
     other: AtomicU64,
     outcome: Mutex<Option<Result<StopReason, VcpuError>>>,
+    /// In the order of the processors; `None` until the thread is up.
+    accounts: Mutex<Vec<Option<Account>>>,
 }
 
 /// All processors of a machine.
@@ -124,6 +142,7 @@ impl Vcpus {
     /// Starts a thread for each processor.
     pub(crate) fn start(&mut self, bus: &Arc<Bus>) -> Result<(), VcpuError> {
         kick::install()?;
+        self.shared.accounts.lock().resize_with(self.idle.len(), || None);
         for (vcpu, id) in std::mem::take(&mut self.idle).into_iter().zip(0_u8..) {
             let (bus, shared, ended) = (Arc::clone(bus), Arc::clone(&self.shared), Arc::clone(&self.ended));
             let body = move || {
@@ -143,13 +162,45 @@ impl Vcpus {
         Ok(())
     }
 
-    /// Gets all processors out of the guest and ends their threads. Returns why the first one ended by itself.
-    pub(crate) fn stop(&mut self) -> Result<Option<StopReason>, VcpuError> {
-        self.shared.stop.store(true, Ordering::SeqCst);
+    /// Gets all processors out of the guest and holds them there.
+    pub(crate) fn pause(&self) -> Result<(), VcpuError> {
+        self.shared.gate.close();
+        self.kick();
+        let running = || self.threads.iter().filter(|thread| !thread.is_finished()).count();
+        let deadline = Instant::now() + LEAVE_PATIENCE;
+        if self.shared.gate.all_wait(running(), deadline) {
+            return Ok(());
+        }
+        self.resume();
+        Err(VcpuError::Stuck(running()))
+    }
+
+    /// Lets processors go on where [`Vcpus::pause`] stopped them.
+    pub(crate) fn resume(&self) {
+        self.shared.gate.open();
+    }
+
+    /// What each processor used of the host.
+    pub(crate) fn info(&self) -> Vec<VcpuInfo> {
+        let accounts = self.shared.accounts.lock();
+        accounts
+            .iter()
+            .map(|account| account.as_ref().map(Account::read).unwrap_or_default())
+            .collect()
+    }
+
+    /// Makes all processors leave the guest.
+    fn kick(&self) {
         for thread in &self.threads {
             // A thread that ended already cannot be signalled, and need not be.
             let _ = thread.kill(kick::signal());
         }
+    }
+
+    /// Gets all processors out of the guest and ends their threads. Returns why the first one ended by itself.
+    pub(crate) fn stop(&mut self) -> Result<Option<StopReason>, VcpuError> {
+        self.shared.gate.end();
+        self.kick();
         let deadline = Instant::now() + LEAVE_PATIENCE;
         while self.threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(200));
@@ -180,9 +231,13 @@ impl Vcpus {
 
 /// Runs one processor until it stops the machine or is told to stop; `None` in the latter case.
 fn run(mut vcpu: VcpuFd, id: u8, bus: &Bus, shared: &Shared) -> Option<Result<StopReason, VcpuError>> {
+    let account = Account::of_this_thread(Stats::of(&vcpu)).ok();
+    if let Some(place) = shared.accounts.lock().get_mut(usize::from(id)) {
+        *place = account;
+    }
     let kickable = kick::Kickable::new(&mut vcpu);
     let outcome = loop {
-        if shared.stop.load(Ordering::SeqCst) {
+        if !shared.gate.pass() {
             break None;
         }
         match step(&mut vcpu, bus, shared) {

@@ -1,25 +1,31 @@
-//! What the thread that runs a machine waits for: the end of the machine, its console, and its switches.
+//! What the thread that runs a machine waits for: the end of the machine, what is typed and asked, and its switches.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Instant;
 
+use serde_json::Value;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
-use super::{Nic, Vm};
+use super::Vm;
+use super::board::{Board, Nic};
+use super::keyboard::Keyboard;
+use super::requests::{Desk, Request, RequestError};
+use crate::devices::Terminal;
 use crate::devices::net::Hangup;
-use crate::devices::serial::{Input, SerialPort, Typed};
 use crate::error::{VmError, host};
-use crate::stop::StopReason;
+use crate::stop::{StopHandle, StopReason};
 
-/// What an event is about. Interfaces are `NIC` and up.
+/// What an event is about. Interfaces are `NIC` and up, what types into the guest is `KEYBOARD` and up.
 const STOP: u64 = 0;
 const ENDED: u64 = 1;
-const INPUT: u64 = 2;
+const REQUEST: u64 = 2;
 const ROOM: u64 = 3;
 const FLUSH: u64 = 4;
 const NIC: u64 = 16;
+pub(super) const KEYBOARD: u64 = 1 << 32;
 
 /// How often a vanished switch is looked for, in milliseconds.
 const RETRY_MS: i32 = 50;
@@ -29,7 +35,8 @@ pub(super) struct Events {
     epoll: Epoll,
     links: Vec<Link>,
     pub(super) hangups: Vec<Hangup>,
-    input: InputState,
+    terminal: Arc<dyn Terminal>,
+    desk: Arc<Desk>,
 }
 
 /// Whether the switch of one interface is there.
@@ -40,23 +47,18 @@ enum Link {
     Down(Instant, String),
 }
 
-/// How the console's input is waited for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum InputState {
-    /// By epoll.
-    Watched,
-    /// Not at all until the receiver has room.
-    Full,
-    /// It is a file, which epoll does not take because it always is readable.
-    File,
-    /// There is none, or it has ended.
-    None,
-}
+/// Why the machine is to stop; `None` inside: a processor ended it and knows why.
+type End = Option<StopReason>;
 
 impl Events {
-    pub(super) fn new(vm: &Vm) -> Result<Self, VmError> {
+    pub(super) fn new(
+        board: &Board,
+        keyboard: &mut Keyboard,
+        desk: &Arc<Desk>,
+        stop: &StopHandle,
+    ) -> Result<Self, VmError> {
         let epoll = Epoll::new().map_err(host("wait for events"))?;
-        let hangups = vm
+        let hangups = board
             .nics
             .iter()
             .map(|nic| nic.function.lock().device().hangup())
@@ -65,31 +67,28 @@ impl Events {
             epoll,
             links: Vec::new(),
             hangups,
-            input: InputState::None,
+            terminal: board.terminal(),
+            desk: Arc::clone(desk),
         };
-        events.watch_all(vm).map_err(host("wait for events"))?;
+        events
+            .watch_all(board, keyboard, stop)
+            .map_err(host("wait for events"))?;
         Ok(events)
     }
 
-    fn watch_all(&mut self, vm: &Vm) -> io::Result<()> {
-        let serial = &vm.bus.serial;
+    fn watch_all(&mut self, board: &Board, keyboard: &mut Keyboard, stop: &StopHandle) -> io::Result<()> {
         let fixed = [
-            (vm.stop.as_raw_fd(), STOP),
-            (vm.vcpus.ended().as_raw_fd(), ENDED),
-            (serial.room_fd(), ROOM),
-            (serial.flush_timer_fd(), FLUSH),
+            (stop.as_raw_fd(), STOP),
+            (board.vcpus.ended().as_raw_fd(), ENDED),
+            (self.desk.bell(), REQUEST),
+            (self.terminal.room_fd(), ROOM),
+            (board.bus.serial.flush_timer_fd(), FLUSH),
         ];
         for (fd, token) in fixed {
             self.add(fd, EventSet::IN, token)?;
         }
-        if let Some(input) = &vm.input {
-            self.input = match self.add(input.fd(), EventSet::IN, INPUT) {
-                Ok(()) => InputState::Watched,
-                Err(error) if error.raw_os_error() == Some(libc::EPERM) => InputState::File,
-                Err(error) => return Err(error),
-            };
-        }
-        for (nic, token) in vm.nics.iter().zip(NIC..) {
+        keyboard.watch(&self.epoll)?;
+        for (nic, token) in board.nics.iter().zip(NIC..) {
             let link = self.watch_link(nic, token);
             self.links.push(link);
         }
@@ -99,14 +98,12 @@ impl Events {
     /// Waits and reacts until the machine is to stop. `None`: a processor ended it and knows why.
     pub(super) fn serve(
         &mut self,
-        nics: &[Nic],
-        serial: &SerialPort,
-        mut input: Option<&mut Input>,
-    ) -> Result<Option<StopReason>, VmError> {
-        if let Some(input) = input.as_deref_mut().filter(|_| self.input == InputState::File)
-            && let Some(reason) = self.feed(serial, input)
-        {
-            return Ok(Some(reason));
+        vm: &mut Vm,
+        board: &Board,
+        keyboard: &mut Keyboard,
+    ) -> Result<End, VmError> {
+        if keyboard.feed_files(&*self.terminal, &self.epoll) {
+            return Ok(Some(StopReason::Requested));
         }
         let mut ready = [EpollEvent::default(); 16];
         loop {
@@ -122,74 +119,66 @@ impl Events {
                 }
             };
             for token in ready.iter().take(count).map(EpollEvent::data) {
-                let reason = match token {
-                    STOP => return Ok(Some(StopReason::Requested)),
-                    ENDED => return Ok(None),
-                    FLUSH => {
-                        serial.flush();
-                        None
-                    }
-                    INPUT => input.as_deref_mut().and_then(|input| self.feed(serial, input)),
-                    ROOM => {
-                        serial.clear_room();
-                        input.as_deref_mut().and_then(|input| self.resume(serial, input))
-                    }
-                    _ => {
-                        self.link_lost(nics, (token - NIC) as usize);
-                        None
-                    }
-                };
-                if reason.is_some() {
-                    return Ok(reason);
+                if let Some(end) = self.react(token, vm, board, keyboard) {
+                    return Ok(end);
                 }
             }
-            if let Some(reason) = self.look_for_switches(nics) {
+            if let Some(reason) = self.look_for_switches(&board.nics) {
                 return Ok(Some(reason));
             }
         }
     }
 
-    /// Hands the guest as much input as its receiver takes.
-    fn feed(&mut self, serial: &SerialPort, input: &mut Input) -> Option<StopReason> {
-        loop {
-            let room = serial.room();
-            if room == 0 {
-                if self.input == InputState::Watched {
-                    self.remove(input.fd());
-                    self.input = InputState::Full;
-                }
-                return None;
+    /// Reacts to one event; the end of the machine if that is what it means.
+    fn react(&mut self, token: u64, vm: &mut Vm, board: &Board, keyboard: &mut Keyboard) -> Option<End> {
+        let stop = match token {
+            STOP => true,
+            ENDED => return Some(None),
+            REQUEST => {
+                self.answer(vm, board, keyboard);
+                false
             }
-            match input.read(room) {
-                Typed::Stop => return Some(StopReason::Requested),
-                Typed::End => {
-                    self.remove(input.fd());
-                    self.input = InputState::None;
-                    return None;
-                }
-                Typed::Octets(octets) => serial.receive(&octets),
+            FLUSH => {
+                board.bus.serial.flush();
+                false
             }
-            if self.input != InputState::File {
-                return None;
+            ROOM => {
+                self.terminal.clear_room();
+                keyboard.room(&*self.terminal, &self.epoll)
+            }
+            _ if keyboard.owns(token) => keyboard.ready(token, &*self.terminal, &self.epoll),
+            _ => {
+                self.link_lost(&board.nics, (token - NIC) as usize);
+                false
+            }
+        };
+        stop.then_some(Some(StopReason::Requested))
+    }
+
+    /// Answers everything that was asked. Nobody minds an answer that came too late.
+    fn answer(&mut self, vm: &mut Vm, board: &Board, keyboard: &mut Keyboard) {
+        while let Some(request) = self.desk.take() {
+            match request {
+                Request::PowerButton(reply) => {
+                    drop(reply.send(Err(RequestError::Unready("there is no power button yet"))));
+                }
+                Request::Pause(reply) => drop(reply.send(vm.pause(board))),
+                Request::Resume(reply) => {
+                    vm.resume(board);
+                    drop(reply.send(Ok(())));
+                }
+                Request::Info(reply) => drop(reply.send(Ok(vm.info(board)))),
+                Request::Export(reply) => drop(reply.send(export(board))),
+                Request::Attach(stream, reply) => {
+                    drop(reply.send(self.attach(stream, vm, keyboard).map_err(RequestError::Console)));
+                }
             }
         }
     }
 
-    /// The receiver has room again.
-    fn resume(&mut self, serial: &SerialPort, input: &mut Input) -> Option<StopReason> {
-        match self.input {
-            InputState::File => self.feed(serial, input),
-            InputState::Full => {
-                let watched = self.add(input.fd(), EventSet::IN, INPUT).is_ok();
-                self.input = if watched {
-                    InputState::Watched
-                } else {
-                    InputState::None
-                };
-                None
-            }
-            InputState::Watched | InputState::None => None,
-        }
+    fn attach(&self, stream: UnixStream, vm: &Vm, keyboard: &mut Keyboard) -> io::Result<()> {
+        vm.output.show(stream.try_clone()?)?;
+        keyboard.attach(stream, &self.epoll)
     }
 
     /// The conversation of an interface has ended.
@@ -254,4 +243,10 @@ impl Events {
             .epoll
             .ctl(ControlOperation::Delete, fd, EpollEvent::default());
     }
+}
+
+/// The state of all devices, by their kinds.
+fn export(board: &Board) -> Result<Value, RequestError> {
+    let states = board.export()?;
+    serde_json::to_value(states).map_err(|_| RequestError::Unready("a device's state is no JSON"))
 }

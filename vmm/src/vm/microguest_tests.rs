@@ -1,10 +1,10 @@
 //! The embedded guest: its driver against this crate's device, interrupts and doorbells included.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::time::Duration;
 
 use super::*;
-use crate::config::Kernel;
+use crate::config::{Kernel, NicConfig};
 use crate::microguest::MICROGUEST;
 use crate::testing::switch::TestSwitch;
 use crate::testing::without_kvm;

@@ -2,11 +2,15 @@
 #![allow(unsafe_code)] // the guest's code is assembled here, and its place is known to the linker only
 
 use std::arch::global_asm;
+use std::io;
 use std::time::Duration;
 
 use super::*;
-use crate::config::Kernel;
+use crate::config::{Kernel, NicConfig};
+use crate::devices::net::Net;
+use crate::devices::pci::PciFunction;
 use crate::devices::virtio::VirtioFunction;
+use crate::layout::PCI_MMIO;
 use crate::testing::driver::{BASE, Driver, MSIX_TABLE};
 use crate::testing::switch::TestSwitch;
 use crate::testing::{PvhImage, Screen, without_kvm};
@@ -125,7 +129,7 @@ fn kicks_reach_the_switch_and_calls_the_guest() {
         input: None,
     };
     let mut vm = Vm::new(config(&switch, guest_code(), Duration::ZERO), console).expect("a machine");
-    set_up(&mut vm.nics[0].function.lock());
+    set_up(&mut vm.board.as_ref().expect("not running").nics[0].function.lock());
     let (kick, call) = switch.look(|said| {
         let ring = said.rings.get_mut(&1).expect("ring 1");
         (
@@ -211,7 +215,7 @@ fn a_restarted_switch_is_found_again() {
         input: None,
     };
     let mut vm = Vm::new(config(&switch, b"\xeb\xfe", Duration::from_secs(20)), console).expect("a machine");
-    set_up(&mut vm.nics[0].function.lock());
+    set_up(&mut vm.board.as_ref().expect("not running").nics[0].function.lock());
     let stop = vm.stop_handle();
     let runner = std::thread::spawn(move || {
         let reason = vm.run().expect("runs");

@@ -1,6 +1,6 @@
 //! Machines on the real KVM. Where there is none, each test says so and passes.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 

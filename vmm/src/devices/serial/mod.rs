@@ -13,10 +13,10 @@ use vm_superio::serial::SerialEvents;
 use vm_superio::{Serial, Trigger};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::Terminal;
 use super::lifecycle::{CannotExport, Lifecycle, SavedState};
 
 pub(crate) use input::{Input, Typed};
-pub use output::Console;
 use output::LineBuffer;
 
 /// First port of COM1.
@@ -97,11 +97,6 @@ impl SerialPort {
         &self.interrupt
     }
 
-    /// Readable when the receiver, once full, has room again.
-    pub(crate) fn room_fd(&self) -> RawFd {
-        self.receiver.room.as_raw_fd()
-    }
-
     /// Readable when output has waited long enough for the end of its line.
     pub(crate) fn flush_timer_fd(&self) -> RawFd {
         self.flush_timer
@@ -129,29 +124,33 @@ impl SerialPort {
         }
     }
 
-    /// Room in the receiver in octets; at 0 the caller is told through [`SerialPort::room_fd`] when there is some.
-    pub(crate) fn room(&self) -> usize {
+    /// Hands over output that waits for the end of its line.
+    pub(crate) fn flush(&self) {
+        self.uart.lock().writer_mut().flush_now();
+    }
+}
+
+impl Terminal for SerialPort {
+    fn room(&self) -> usize {
         let uart = self.uart.lock();
         let room = uart.fifo_capacity();
         self.receiver.starved.store(room == 0, Ordering::Relaxed);
         room
     }
 
-    /// Forgets a signal of [`SerialPort::room_fd`].
-    pub(crate) fn clear_room(&self) {
-        // Fails only when there is nothing to forget.
-        let _ = self.receiver.room.read();
-    }
-
-    /// Octets for the guest, as many as [`SerialPort::room`] allowed.
-    pub(crate) fn receive(&self, octets: &[u8]) {
-        // A full receiver loses octets like a real one; an interrupt that cannot be raised is pending already.
+    /// A full receiver loses octets like a real one.
+    fn receive(&self, octets: &[u8]) {
+        // An interrupt that cannot be raised is pending already.
         let _ = self.uart.lock().enqueue_raw_bytes(octets);
     }
 
-    /// Hands over output that waits for the end of its line.
-    pub(crate) fn flush(&self) {
-        self.uart.lock().writer_mut().flush_now();
+    fn room_fd(&self) -> RawFd {
+        self.receiver.room.as_raw_fd()
+    }
+
+    fn clear_room(&self) {
+        // Fails only when there is nothing to forget.
+        let _ = self.receiver.room.read();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Gathering a guest's console output, so that a line costs one system call instead of one per octet.
 
 use std::io::{self, Write};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
 
 use vmm_sys_util::timerfd::TimerFd;
@@ -10,14 +10,6 @@ use vmm_sys_util::timerfd::TimerFd;
 const CAPACITY: usize = 512;
 /// How long an unfinished line may wait, for instance a prompt.
 const PATIENCE: Duration = Duration::from_millis(10);
-
-/// Where a guest's COM1 is connected to.
-pub struct Console {
-    /// Takes what the guest prints, in pieces that mostly are lines.
-    pub output: Box<dyn Write + Send>,
-    /// Gives what the guest reads. A terminal is set to raw mode while the machine runs; Ctrl-A x then stops it.
-    pub input: Option<OwnedFd>,
-}
 
 /// A `Write` that passes on whole lines, full buffers and what [`LineBuffer::flush_now`] finds.
 pub(super) struct LineBuffer {

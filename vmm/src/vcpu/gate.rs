@@ -1,0 +1,110 @@
+//! Where processors wait while the machine is paused, and how they learn that it ends.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Passed by every processor before it enters the guest.
+#[derive(Default)]
+pub(super) struct Gate {
+    /// Whether processors must look at the rest; read on each entry to the guest.
+    attention: AtomicBool,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    ending: bool,
+    waiting: usize,
+}
+
+impl Gate {
+    /// Waits as long as the gate is closed; `false` when the machine ends.
+    pub(super) fn pass(&self) -> bool {
+        if !self.attention.load(Ordering::SeqCst) {
+            return true;
+        }
+        let mut state = self.state.lock();
+        state.waiting += 1;
+        self.changed.notify_all();
+        while state.closed && !state.ending {
+            self.changed.wait(&mut state);
+        }
+        state.waiting -= 1;
+        !state.ending
+    }
+
+    /// Closes the gate. Processors in the guest come to it when they are kicked.
+    pub(super) fn close(&self) {
+        self.state.lock().closed = true;
+        self.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether `count` processors wait at the closed gate, now or before `deadline`.
+    pub(super) fn all_wait(&self, count: usize, deadline: Instant) -> bool {
+        let mut state = self.state.lock();
+        while state.waiting < count {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return state.waiting >= count;
+            }
+        }
+        true
+    }
+
+    /// Lets processors go on.
+    pub(super) fn open(&self) {
+        let mut state = self.state.lock();
+        state.closed = false;
+        self.attention.store(state.ending, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+
+    /// Sends all processors home, those that wait too.
+    pub(super) fn end(&self) {
+        self.state.lock().ending = true;
+        self.attention.store(true, Ordering::SeqCst);
+        self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn a_closed_gate_holds_until_it_opens_or_the_machine_ends() {
+        let gate = Arc::new(Gate::default());
+        assert!(gate.pass());
+        for end in [false, true] {
+            gate.close();
+            let walkers: Vec<_> = (0..3)
+                .map(|_| {
+                    let gate = Arc::clone(&gate);
+                    std::thread::spawn(move || gate.pass())
+                })
+                .collect();
+            assert!(gate.all_wait(3, soon()));
+            assert!(!gate.all_wait(4, Instant::now()), "there are only three");
+            if end {
+                gate.end();
+            } else {
+                gate.open();
+            }
+            for walker in walkers {
+                assert_eq!(walker.join().expect("ended"), !end);
+            }
+        }
+        gate.open();
+        assert!(!gate.pass(), "an ended machine does not begin again");
+    }
+}

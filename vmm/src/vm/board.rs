@@ -1,0 +1,215 @@
+//! What a guest's reset takes down and builds anew: memory, processors, devices.
+
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use kvm_ioctls::{Kvm, VmFd};
+use parking_lot::Mutex;
+
+use super::machine::create_vm;
+use crate::acpi;
+use crate::boot::{self, BootError};
+use crate::config::{NicConfig, VmConfig};
+use crate::console::Output;
+use crate::devices::Terminal;
+use crate::devices::bus::Bus;
+use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
+use crate::devices::marks::Marks;
+use crate::devices::net::{Net, SessionError};
+use crate::devices::pci::{PciFunction, PciRoot};
+use crate::devices::power::Power;
+use crate::devices::serial::{COM1_LINE, SerialPort};
+use crate::devices::virtio::{BAR_SPAN, VirtioDevice, VirtioFunction};
+use crate::error::{VmError, host, kvm};
+use crate::kernel;
+use crate::layout::{PCI_HOLE, PCI_MMIO};
+use crate::memory::{self, GuestRam};
+use crate::report::{BootTimes, NicReport, Stopwatch};
+use crate::vcpu::{VcpuError, Vcpus};
+use crate::wiring::{KvmWiring, Wiring};
+
+/// How often a switch is tried again that is not there when a guest starts anew.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// One incarnation of a machine.
+pub(super) struct Board {
+    pub(super) vcpus: Vcpus,
+    pub(super) bus: Arc<Bus>,
+    pub(super) nics: Vec<Nic>,
+    // Declared last: the machine and its memory outlive what refers to them.
+    _machine: Arc<VmFd>,
+    _ram: GuestRam,
+}
+
+/// An interface and what its owner must know to look after it.
+pub(super) struct Nic {
+    pub(super) function: Arc<Mutex<VirtioFunction<Net>>>,
+    pub(super) config: NicConfig,
+}
+
+/// A function of any kind on its way to the bus.
+type Function = Arc<Mutex<dyn PciFunction>>;
+
+/// Gives the functions of a machine their places.
+struct Slots {
+    ram: GuestRam,
+    wiring: Arc<dyn Wiring>,
+    functions: Vec<Function>,
+}
+
+impl Board {
+    /// Makes everything; the first start does not wait for switches, later ones do.
+    pub(super) fn new(
+        config: &VmConfig,
+        kvm_fd: &Kvm,
+        output: &Output,
+        watch: Stopwatch,
+        again: bool,
+    ) -> Result<(Self, BootTimes), VmError> {
+        let mut times = BootTimes::default();
+        let ram = memory::allocate(config.memory)?;
+        times.memory_us = watch.us();
+
+        let top = config.memory.min(PCI_HOLE);
+        let kernel = kernel::load(&config.kernel, &ram, top)?;
+        let initrd = config
+            .initrd
+            .as_ref()
+            .map(|path| boot::load_initrd(path, &ram, kernel.end, top))
+            .transpose()?;
+        times.kernel_us = watch.us();
+
+        let machine = Arc::new(create_vm(kvm_fd, &ram)?);
+        times.kvm_us = watch.us();
+
+        let wiring: Arc<dyn Wiring> = Arc::new(KvmWiring::new(Arc::clone(&machine)));
+        let serial = SerialPort::new(Box::new(output.clone())).map_err(host("make the console"))?;
+        wiring
+            .attach_interrupt(serial.interrupt(), COM1_LINE)
+            .map_err(kvm("raise the console's interrupt"))?;
+        let mut slots = Slots {
+            ram: ram.clone(),
+            wiring: Arc::clone(&wiring),
+            functions: Vec::new(),
+        };
+        let nics = make_nics(&config.nics, &mut slots, again)?;
+        times.devices_us = watch.us();
+
+        let vcpus = Vcpus::new(kvm_fd, &machine, config.vcpus)?;
+        vcpus.enter_at(kernel.entry)?;
+        let acpi = acpi::write(&ram, config.vcpus).map_err(BootError::from)?;
+        boot::write_start_info(
+            &ram,
+            &with_tsc_khz(&config.cmdline, vcpus.tsc_khz()),
+            initrd,
+            acpi,
+        )?;
+        times.vcpus_us = watch.us();
+
+        let bus = Arc::new(Bus {
+            serial: Arc::new(serial),
+            pci: Arc::new(PciRoot::new(slots.functions)),
+            power: Power::default(),
+            marks: Marks::default(),
+        });
+        let board = Self {
+            vcpus,
+            bus,
+            nics,
+            _machine: machine,
+            _ram: ram,
+        };
+        Ok((board, times))
+    }
+
+    /// The device that the guest reads typed octets from.
+    pub(super) fn terminal(&self) -> Arc<dyn Terminal> {
+        Arc::clone(&self.bus.serial) as Arc<dyn Terminal>
+    }
+
+    /// Processors first, then devices: a device at rest is not woken again.
+    pub(super) fn pause(&self) -> Result<(), VcpuError> {
+        self.vcpus.pause()?;
+        self.each_device(|device| device.pause());
+        Ok(())
+    }
+
+    /// The other way round.
+    pub(super) fn resume(&self) {
+        self.each_device(|device| device.resume());
+        self.vcpus.resume();
+    }
+
+    /// The state of all devices, which must be paused.
+    pub(super) fn export(&self) -> Result<Vec<SavedState>, CannotExport> {
+        let mut states = Vec::new();
+        self.each_device(|device| states.push(device.export()));
+        states.into_iter().collect()
+    }
+
+    fn each_device(&self, mut what: impl FnMut(&mut dyn Lifecycle)) {
+        what(&mut Arc::clone(&self.bus.serial));
+        what(&mut Arc::clone(&self.bus.pci));
+    }
+}
+
+impl Nic {
+    pub(super) fn report(&self) -> NicReport {
+        let function = self.function.lock();
+        let (guest_faults, wiring_failures) = function.faults();
+        NicReport {
+            socket: self.config.socket.display().to_string(),
+            features: function.device().accepted(),
+            counts: function.device().counts(),
+            guest_faults,
+            wiring_failures,
+        }
+    }
+}
+
+impl Slots {
+    /// Puts a device into the next slot.
+    fn add<D: VirtioDevice + 'static>(
+        &mut self,
+        device: D,
+    ) -> Result<Arc<Mutex<VirtioFunction<D>>>, VmError> {
+        let address = PCI_MMIO as u32 + self.functions.len() as u32 * BAR_SPAN;
+        let function = VirtioFunction::new(device, self.ram.clone(), Arc::clone(&self.wiring), address)
+            .map_err(host("make a device"))?;
+        let function = Arc::new(Mutex::new(function));
+        self.functions.push(Arc::clone(&function) as Function);
+        Ok(function)
+    }
+}
+
+fn make_nics(configs: &[NicConfig], slots: &mut Slots, again: bool) -> Result<Vec<Nic>, VmError> {
+    let make = |config: &NicConfig| {
+        let patience = if again { config.reconnect } else { Duration::ZERO };
+        Ok(Nic {
+            function: slots.add(connect(config, &slots.ram, patience)?)?,
+            config: config.clone(),
+        })
+    };
+    configs.iter().map(make).collect()
+}
+
+/// Connects to a switch, which may be on its way back.
+fn connect(config: &NicConfig, ram: &GuestRam, patience: Duration) -> Result<Net, SessionError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match Net::connect(config, ram.clone()) {
+            Err(SessionError::Connect { .. }) if Instant::now() < deadline => sleep(RETRY),
+            result => return result,
+        }
+    }
+}
+
+/// Tells the kernel the frequency of its clock, which it could only estimate.
+fn with_tsc_khz(cmdline: &str, tsc_khz: Option<u32>) -> String {
+    match tsc_khz {
+        Some(khz) if cmdline.is_empty() => format!("tsc_khz={khz}"),
+        Some(khz) => format!("{cmdline} tsc_khz={khz}"),
+        None => cmdline.to_owned(),
+    }
+}
