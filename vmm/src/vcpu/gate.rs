@@ -5,6 +5,17 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
 
+/// How a processor came through the gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passage {
+    /// At once.
+    Open,
+    /// After the machine had been paused.
+    Waited,
+    /// Not at all: the machine ends.
+    End,
+}
+
 /// Passed by every processor before it enters the guest.
 #[derive(Default)]
 pub(super) struct Gate {
@@ -22,10 +33,10 @@ struct State {
 }
 
 impl Gate {
-    /// Waits as long as the gate is closed; `false` when the machine ends.
-    pub(super) fn pass(&self) -> bool {
+    /// Waits as long as the gate is closed.
+    pub(super) fn pass(&self) -> Passage {
         if !self.attention.load(Ordering::SeqCst) {
-            return true;
+            return Passage::Open;
         }
         let mut state = self.state.lock();
         state.waiting += 1;
@@ -34,7 +45,11 @@ impl Gate {
             self.changed.wait(&mut state);
         }
         state.waiting -= 1;
-        !state.ending
+        if state.ending {
+            Passage::End
+        } else {
+            Passage::Waited
+        }
     }
 
     /// Closes the gate. Processors in the guest come to it when they are kicked.
@@ -84,7 +99,7 @@ mod tests {
     #[test]
     fn a_closed_gate_holds_until_it_opens_or_the_machine_ends() {
         let gate = Arc::new(Gate::default());
-        assert!(gate.pass());
+        assert_eq!(gate.pass(), Passage::Open);
         for end in [false, true] {
             gate.close();
             let walkers: Vec<_> = (0..3)
@@ -101,10 +116,11 @@ mod tests {
                 gate.open();
             }
             for walker in walkers {
-                assert_eq!(walker.join().expect("ended"), !end);
+                let expected = if end { Passage::End } else { Passage::Waited };
+                assert_eq!(walker.join().expect("ended"), expected);
             }
         }
         gate.open();
-        assert!(!gate.pass(), "an ended machine does not begin again");
+        assert_eq!(gate.pass(), Passage::End, "an ended machine does not begin again");
     }
 }

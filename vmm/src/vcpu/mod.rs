@@ -22,7 +22,7 @@ use crate::devices::bus::Bus;
 use crate::stop::StopReason;
 use account::Account;
 pub use account::VcpuInfo;
-use gate::Gate;
+use gate::{Gate, Passage};
 use stats::Stats;
 
 /// Stack of a processor's thread in octets.
@@ -237,8 +237,11 @@ fn run(mut vcpu: VcpuFd, id: u8, bus: &Bus, shared: &Shared) -> Option<Result<St
     }
     let kickable = kick::Kickable::new(&mut vcpu);
     let outcome = loop {
-        if !shared.gate.pass() {
-            break None;
+        match shared.gate.pass() {
+            Passage::Open => {}
+            // Fails for a guest without a KVM clock, which then has no watchdog that knows of pauses.
+            Passage::Waited => drop(vcpu.kvmclock_ctrl()),
+            Passage::End => break None,
         }
         match step(&mut vcpu, bus, shared) {
             Ok(None) => {}
