@@ -1,0 +1,26 @@
+//! `enlight vm`: one process, one machine. No runtime is started here; the process stays small.
+
+mod args;
+mod nic;
+mod run;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Run a virtual machine until it switches itself off; its console is this terminal (Ctrl-A x ends it)
+    #[command(after_help = "Examples:
+  enlight vm run --micro-guest --cmdline 'role=server ip=192.0.2.2/24 peer=192.0.2.1 workload=rr' --memory 16M --nic port=v0
+      The small guest that is part of this program, on the port v0 of the running switch.
+  enlight vm run --kernel vmlinux --initrd initrd.img --cmdline console=ttyS0 --nic vhost-user=/tmp/v0.sock,queues=2
+      An ELF kernel with a PVH note, such as Linux's vmlinux, on any vhost-user back end.")]
+    Run(Box<args::Args>),
+}
+
+pub(super) fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Run(args) => run::run(&args),
+    }
+}
