@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Octets of past output that a new onlooker is shown.
 const REMEMBERED: usize = 16 << 10;
@@ -65,16 +66,19 @@ impl Output {
         self.0.first.store(0, Ordering::Relaxed);
     }
 
-    /// Shows `stream` the recent output and, from now on, all that comes; one that does not keep up is let go.
-    pub(crate) fn show(&self, mut stream: UnixStream) -> io::Result<()> {
+    /// Shows `stream` the greeting, the recent output and, from now on, all that comes; one that does not keep up is let
+    /// go.
+    pub(crate) fn show(&self, mut stream: UnixStream, greeting: &str) -> io::Result<()> {
         stream.set_nonblocking(true)?;
         let mut sinks = self.0.sinks.lock();
+        sinks.onlookers.retain(|onlooker| !has_left(onlooker));
         if sinks.onlookers.len() == MAX_ONLOOKERS {
             return Err(io::Error::other(format!(
                 "{MAX_ONLOOKERS} consoles are attached already"
             )));
         }
         let (older, newer) = sinks.recent.as_slices();
+        stream.write_all(greeting.as_bytes())?;
         stream.write_all(older)?;
         stream.write_all(newer)?;
         sinks.onlookers.push(stream);
@@ -117,6 +121,17 @@ impl Sinks {
     }
 }
 
+/// Whether the other end has closed the stream, which writing would tell too late when the guest is silent.
+fn has_left(stream: &UnixStream) -> bool {
+    let mut ended = [EpollEvent::default()];
+    let count = Epoll::new().and_then(|epoll| {
+        let event = EpollEvent::new(EventSet::READ_HANG_UP, 0);
+        epoll.ctl(ControlOperation::Add, stream.as_raw_fd(), event)?;
+        epoll.wait(0, &mut ended)
+    });
+    count.is_ok_and(|count| count > 0)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;
@@ -132,11 +147,14 @@ mod tests {
         output.write_all(b"before ").expect("taken");
         assert!(output.first().is_some());
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        output.show(ours).expect("room for one");
+        output.show(ours, "hi! ").expect("room for one");
         output.write_all(b"after").expect("taken");
-        let mut seen = [0; 12];
+        let mut seen = [0; 16];
         theirs.read_exact(&mut seen).expect("shown");
-        assert_eq!((&seen, screen.text().as_str()), (b"before after", "before after"));
+        assert_eq!(
+            (&seen, screen.text().as_str()),
+            (b"hi! before after", "before after")
+        );
     }
 
     #[test]
@@ -146,7 +164,7 @@ mod tests {
             writeln!(output, "line {line}").expect("taken");
         }
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        output.show(ours).expect("room");
+        output.show(ours, "").expect("room");
         drop(output);
         let mut seen = Vec::new();
         theirs.read_to_end(&mut seen).expect("shown");
@@ -162,12 +180,23 @@ mod tests {
             .collect();
         let mut theirs = Vec::new();
         for (index, (ours, other)) in pairs.into_iter().enumerate() {
-            assert_eq!(output.show(ours).is_ok(), index < MAX_ONLOOKERS);
+            assert_eq!(output.show(ours, "").is_ok(), index < MAX_ONLOOKERS);
             theirs.push(other);
         }
         for _ in 0..1000 {
             output.write_all(&[b'x'; 1000]).expect("never waits");
         }
         assert!(output.0.sinks.lock().onlookers.is_empty());
+    }
+
+    #[test]
+    fn onlookers_that_left_a_silent_guest_make_room() {
+        let output = Output::new(Box::new(io::sink()));
+        for _ in 0..3 * MAX_ONLOOKERS {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            output.show(ours, "").expect("room");
+            drop(theirs);
+        }
+        assert_eq!(output.0.sinks.lock().onlookers.len(), 1);
     }
 }

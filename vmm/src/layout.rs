@@ -19,7 +19,7 @@ pub(crate) const ACPI_TABLES: u64 = LOW_MEMORY_END;
 /// The legacy video and firmware area.
 pub(crate) const LEGACY_AREA: u64 = 0xa_0000;
 /// Processors whose APIC numbers, with that of the I/O APIC, fit 8 bits without the broadcast number.
-pub(crate) const MAX_VCPUS: u8 = 254;
+pub const MAX_VCPUS: u8 = 254;
 /// Where kernels may be loaded from.
 pub(crate) const HIGH_MEMORY: u64 = 0x10_0000;
 /// RAM below 4 GiB ends here at the latest; PCI and the interrupt controllers own the rest.

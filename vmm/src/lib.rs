@@ -34,6 +34,7 @@ pub use devices::lifecycle::CannotExport;
 pub use devices::net::SessionError;
 pub use error::VmError;
 pub use kernel::{KernelError, KernelFault};
+pub use layout::MAX_VCPUS;
 pub use memory::MemoryError;
 pub use microguest::MICROGUEST;
 pub use offload::MacAddr;

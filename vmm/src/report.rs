@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use crate::devices::net::NetCounts;
 use crate::memory::MEMFD_NAME;
@@ -12,7 +12,8 @@ pub use crate::vcpu::ExitCounts;
 use crate::vcpu::VcpuInfo;
 
 /// A summary of one machine, up to date when it was asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VmReport {
     /// When the phases of the last start ended.
     pub boot: BootTimes,
@@ -29,7 +30,8 @@ pub struct VmReport {
 }
 
 /// A machine as it is now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VmInfo {
     /// The process that runs it.
     pub pid: u32,
@@ -51,10 +53,11 @@ pub struct VmInfo {
 }
 
 /// Whether a machine's processors may run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VmState {
     /// They may.
+    #[default]
     Running,
     /// They are held outside the guest.
     Paused,
@@ -62,7 +65,8 @@ pub enum VmState {
 
 /// Points in time in microseconds since [`crate::Vm::new`] was called, or since the guest's last reset, in the order in
 /// which they happen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BootTimes {
     /// Guest memory is mapped.
     pub memory_us: u64,
@@ -85,7 +89,8 @@ pub struct BootTimes {
 }
 
 /// Resident memory of the process in KiB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryUse {
     /// Guest memory that has been touched.
     pub guest_kib: u64,
@@ -94,7 +99,8 @@ pub struct MemoryUse {
 }
 
 /// What happened to one interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct NicReport {
     /// The switch's socket.
     pub socket: String,

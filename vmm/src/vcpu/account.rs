@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::stats::Stats;
 
@@ -14,7 +14,8 @@ use super::stats::Stats;
 const LINE: usize = 1024;
 
 /// One processor's use of the host, since its thread began.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct VcpuInfo {
     /// Milliseconds of CPU time spent in the guest, as the host counts them.
     pub guest_ms: u64,

@@ -60,7 +60,8 @@ pub enum VcpuError {
 }
 
 /// How often the guest left for this process, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct ExitCounts {
     /// Port reads and writes.
     pub port: u64,

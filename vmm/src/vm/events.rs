@@ -169,15 +169,20 @@ impl Events {
                 }
                 Request::Info(reply) => drop(reply.send(Ok(vm.info(board)))),
                 Request::Export(reply) => drop(reply.send(export(board))),
-                Request::Attach(stream, reply) => {
-                    drop(reply.send(self.attach(stream, vm, keyboard).map_err(RequestError::Console)));
+                Request::Attach(stream, greeting, reply) => {
+                    drop(
+                        reply.send(
+                            self.attach(stream, greeting, vm, keyboard)
+                                .map_err(RequestError::Console),
+                        ),
+                    );
                 }
             }
         }
     }
 
-    fn attach(&self, stream: UnixStream, vm: &Vm, keyboard: &mut Keyboard) -> io::Result<()> {
-        vm.output.show(stream.try_clone()?)?;
+    fn attach(&self, stream: UnixStream, greeting: &str, vm: &Vm, keyboard: &mut Keyboard) -> io::Result<()> {
+        vm.output.show(stream.try_clone()?, greeting)?;
         keyboard.attach(stream, &self.epoll)
     }
 

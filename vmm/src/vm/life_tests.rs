@@ -153,10 +153,10 @@ fn attached_consoles_see_the_past_and_may_type() {
     }
     let running = Running::start(|_| {});
     let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-    running.handle.attach_console(ours).expect("attached");
-    let mut seen = [0; 3];
+    running.handle.attach_console(ours, "hello ").expect("attached");
+    let mut seen = [0; 9];
     theirs.read_exact(&mut seen).expect("shown");
-    assert_eq!(&seen, b"up\n");
+    assert_eq!(&seen, b"hello up\n");
     theirs.write_all(b"k").expect("typed");
     theirs.read_exact(&mut seen[..1]).expect("echoed");
     assert_eq!(seen[0], b'k');

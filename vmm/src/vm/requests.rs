@@ -68,7 +68,7 @@ pub(super) enum Request {
     Resume(Reply<()>),
     Info(Reply<VmInfo>),
     Export(Reply<Value>),
-    Attach(UnixStream, Reply<()>),
+    Attach(UnixStream, &'static str, Reply<()>),
 }
 
 /// Takes one answer.
@@ -119,10 +119,10 @@ impl VmHandle {
         self.ask(Request::Export)
     }
 
-    /// Connects a stream to the guest's terminal: first what was printed lately, then both ways until either end
-    /// closes it.
-    pub fn attach_console(&self, stream: UnixStream) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Attach(stream, reply))
+    /// Connects a stream to the guest's terminal: `greeting`, then what was printed lately, then both ways until either
+    /// end closes it. A stream that is refused is told nothing.
+    pub fn attach_console(&self, stream: UnixStream, greeting: &'static str) -> Result<(), RequestError> {
+        self.ask(|reply| Request::Attach(stream, greeting, reply))
     }
 
     fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, RequestError> {

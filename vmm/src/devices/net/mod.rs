@@ -64,7 +64,8 @@ struct Active {
 }
 
 /// What happened to an interface so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct NetCounts {
     /// Times that the back end was lost.
     pub disconnects: u64,
