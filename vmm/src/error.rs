@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::boot::BootError;
+use crate::devices::block::DiskError;
 use crate::devices::net::SessionError;
 use crate::kernel::KernelError;
 use crate::memory::MemoryError;
@@ -40,6 +41,9 @@ pub enum VmError {
     /// A network back end cannot be used.
     #[error(transparent)]
     Nic(#[from] SessionError),
+    /// A disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The host is out of descriptors or the like.
     #[error("cannot {what}: {source}")]
     Host {

@@ -30,6 +30,7 @@ pub use config::{
     DiskConfig, DiskFormat, Kernel, MAX_DISKS, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, Terminal, VmConfig,
 };
 pub use console::Console;
+pub use devices::block::{DiskCounts, DiskError, DiskRefusals};
 pub use devices::lifecycle::CannotExport;
 pub use devices::net::SessionError;
 pub use error::VmError;
@@ -38,7 +39,9 @@ pub use layout::MAX_VCPUS;
 pub use memory::MemoryError;
 pub use microguest::MICROGUEST;
 pub use offload::MacAddr;
-pub use report::{BootTimes, ExitCounts, MemoryUse, NetCounts, NicReport, VmInfo, VmReport, VmState};
+pub use report::{
+    BootTimes, DiskReport, ExitCounts, MemoryUse, NetCounts, NicReport, VmInfo, VmReport, VmState,
+};
 pub use stop::{StopHandle, StopReason};
 pub use vcpu::{VcpuError, VcpuInfo};
 pub use vm::{RequestError, Vm, VmHandle};

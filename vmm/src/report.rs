@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::block::DiskCounts;
 pub use crate::devices::net::NetCounts;
 use crate::memory::MEMFD_NAME;
 pub use crate::vcpu::ExitCounts;
@@ -27,6 +28,8 @@ pub struct VmReport {
     pub console_lost: u64,
     /// One entry for each interface.
     pub nics: Vec<NicReport>,
+    /// One entry for each disk.
+    pub disks: Vec<DiskReport>,
 }
 
 /// A machine as it is now.
@@ -74,7 +77,7 @@ pub struct BootTimes {
     pub kernel_us: u64,
     /// The KVM machine exists.
     pub kvm_us: u64,
-    /// The interfaces are connected to their switch.
+    /// The interfaces are connected to their switch, and the disks are in their slots.
     pub devices_us: u64,
     /// The processors are ready.
     pub vcpus_us: u64,
@@ -108,6 +111,21 @@ pub struct NicReport {
     pub features: Option<u64>,
     /// Events of the link and its control queue.
     pub counts: NetCounts,
+    /// Register accesses that broke the rules.
+    pub guest_faults: u64,
+    /// Interrupts and doorbells that the host refused to wire.
+    pub wiring_failures: u64,
+}
+
+/// What happened to one disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskReport {
+    /// The image.
+    pub path: String,
+    /// Feature bits that the driver accepted, while one is at work.
+    pub features: Option<u64>,
+    /// Requests since the machine was made, over all resets of the guest.
+    pub counts: DiskCounts,
     /// Register accesses that broke the rules.
     pub guest_faults: u64,
     /// Interrupts and doorbells that the host refused to wire.

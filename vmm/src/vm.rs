@@ -16,12 +16,14 @@ mod requests;
 mod tests;
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use kvm_ioctls::Kvm;
 
 use crate::config::VmConfig;
 use crate::console::{Console, Output};
+use crate::devices::block::Disk;
 use crate::devices::marks::INIT;
 use crate::error::{VmError, host};
 use crate::report::{BootTimes, ExitCounts, MemoryUse, Stopwatch, VmInfo, VmReport, VmState};
@@ -36,6 +38,8 @@ pub struct Vm {
     /// Absent while [`Vm::run`] has it, and after a restart that failed.
     board: Option<Board>,
     config: VmConfig,
+    /// Opened once: a guest that resets itself keeps them.
+    disks: Vec<Arc<Disk>>,
     kvm: Kvm,
     output: Output,
     /// Waits for the machine to run: only then a terminal changes its mode.
@@ -61,13 +65,15 @@ impl Vm {
         let watch = Stopwatch::start();
         check::check(&config)?;
         let kvm = machine::open_kvm()?;
+        let disks = board::open_disks(&config.disks)?;
         let output = Output::new(console.output);
-        let (board, boot) = Board::new(&config, &kvm, &output, watch, false)?;
+        let (board, boot) = Board::new(&config, &disks, &kvm, &output, watch, false)?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
         let handle = VmHandle::new(stop.clone()).map_err(host("make the request desk"))?;
         Ok(Self {
             board: Some(board),
             config,
+            disks,
             kvm,
             output,
             input: console.input,
@@ -147,7 +153,14 @@ impl Vm {
         self.watch = Stopwatch::start();
         self.state = VmState::Running;
         self.output.forget_first();
-        let (board, times) = Board::new(&self.config, &self.kvm, &self.output, self.watch, true)?;
+        let (board, times) = Board::new(
+            &self.config,
+            &self.disks,
+            &self.kvm,
+            &self.output,
+            self.watch,
+            true,
+        )?;
         self.boot = times;
         Ok(board)
     }
@@ -221,6 +234,7 @@ impl Vm {
             exits,
             console_lost: board.bus.serial.lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),
+            disks: board.disks.iter().map(board::report_disk).collect(),
         }
     }
 }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use vmm::{Kernel, VmConfig};
+use vmm::{DiskConfig, Kernel, VmConfig};
 
+use super::disk;
 use super::nic::{NicArg, resolve};
 
 /// Memory of a guest that does not say how much it wants.
@@ -42,6 +43,11 @@ pub(in crate::cli) struct Args {
     #[arg(long = "nic", value_name = "NIC")]
     nics: Vec<NicArg>,
 
+    /// A disk: an image or block device, then, if wanted, ro and format=raw|qcow2|vhd, all separated by commas (a comma in
+    /// the name is written twice); may be repeated
+    #[arg(long = "disk", value_name = "FILE[,ro][,format=F]", value_parser = disk::parser())]
+    disks: Vec<DiskConfig>,
+
     /// The control socket of the switch that `port=NAME` is looked up in
     #[arg(long, value_name = "SOCKET", env = "ENLIGHT_CONTROL", hide_env_values = true)]
     control: Option<PathBuf>,
@@ -62,6 +68,7 @@ impl Args {
             memory: self.memory,
             vcpus: self.vcpus,
             nics: nics.collect::<Result<_>>()?,
+            disks: self.disks.clone(),
             ..VmConfig::new(self.kernel.clone().map_or(embedded, Kernel::File))
         })
     }

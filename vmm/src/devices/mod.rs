@@ -1,5 +1,6 @@
 //! What the guest finds on its buses.
 
+pub(crate) mod block;
 pub(crate) mod bus;
 pub(crate) mod lifecycle;
 pub(crate) mod marks;

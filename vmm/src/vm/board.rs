@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use super::machine::create_vm;
 use crate::acpi;
 use crate::boot::{self, BootError};
-use crate::config::{NicConfig, VmConfig};
+use crate::config::{DiskConfig, NicConfig, VmConfig};
 use crate::console::Output;
 use crate::devices::Terminal;
+use crate::devices::block::{Block, Disk, DiskError};
 use crate::devices::bus::Bus;
 use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
 use crate::devices::marks::Marks;
@@ -25,7 +26,7 @@ use crate::error::{VmError, host, kvm};
 use crate::kernel;
 use crate::layout::{PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam};
-use crate::report::{BootTimes, NicReport, Stopwatch};
+use crate::report::{BootTimes, DiskReport, NicReport, Stopwatch};
 use crate::vcpu::{VcpuError, Vcpus};
 use crate::wiring::{KvmWiring, Wiring};
 
@@ -37,6 +38,7 @@ pub(super) struct Board {
     pub(super) vcpus: Vcpus,
     pub(super) bus: Arc<Bus>,
     pub(super) nics: Vec<Nic>,
+    pub(super) disks: Vec<DiskFunction>,
     // Declared last: the machine and its memory outlive what refers to them.
     _machine: Arc<VmFd>,
     _ram: GuestRam,
@@ -47,6 +49,9 @@ pub(super) struct Nic {
     pub(super) function: Arc<Mutex<VirtioFunction<Net>>>,
     pub(super) config: NicConfig,
 }
+
+/// A disk as the guest sees it.
+pub(super) type DiskFunction = Arc<Mutex<VirtioFunction<Block>>>;
 
 /// A function of any kind on its way to the bus.
 type Function = Arc<Mutex<dyn PciFunction>>;
@@ -62,6 +67,7 @@ impl Board {
     /// Makes everything; the first start does not wait for switches, later ones do.
     pub(super) fn new(
         config: &VmConfig,
+        disks: &[Arc<Disk>],
         kvm_fd: &Kvm,
         output: &Output,
         watch: Stopwatch,
@@ -88,23 +94,16 @@ impl Board {
         wiring
             .attach_interrupt(serial.interrupt(), COM1_LINE)
             .map_err(kvm("raise the console's interrupt"))?;
-        let mut slots = Slots {
-            ram: ram.clone(),
-            wiring: Arc::clone(&wiring),
-            functions: Vec::new(),
-        };
+        let mut slots = Slots::new(ram.clone(), Arc::clone(&wiring));
         let nics = make_nics(&config.nics, &mut slots, again)?;
+        let disks = make_disks(disks, &mut slots)?;
         times.devices_us = watch.us();
 
         let vcpus = Vcpus::new(kvm_fd, &machine, config.vcpus)?;
         vcpus.enter_at(kernel.entry)?;
         let acpi = acpi::write(&ram, config.vcpus).map_err(BootError::from)?;
-        boot::write_start_info(
-            &ram,
-            &with_tsc_khz(&config.cmdline, vcpus.tsc_khz()),
-            initrd,
-            acpi,
-        )?;
+        let cmdline = with_tsc_khz(&config.cmdline, vcpus.tsc_khz());
+        boot::write_start_info(&ram, &cmdline, initrd, acpi)?;
         times.vcpus_us = watch.us();
 
         let bus = Arc::new(Bus {
@@ -117,6 +116,7 @@ impl Board {
             vcpus,
             bus,
             nics,
+            disks,
             _machine: machine,
             _ram: ram,
         };
@@ -169,6 +169,14 @@ impl Nic {
 }
 
 impl Slots {
+    fn new(ram: GuestRam, wiring: Arc<dyn Wiring>) -> Self {
+        Self {
+            ram,
+            wiring,
+            functions: Vec::new(),
+        }
+    }
+
     /// Puts a device into the next slot.
     fn add<D: VirtioDevice + 'static>(
         &mut self,
@@ -192,6 +200,32 @@ fn make_nics(configs: &[NicConfig], slots: &mut Slots, again: bool) -> Result<Ve
         })
     };
     configs.iter().map(make).collect()
+}
+
+/// Opens the images and starts the threads that serve them.
+pub(super) fn open_disks(configs: &[DiskConfig]) -> Result<Vec<Arc<Disk>>, DiskError> {
+    configs
+        .iter()
+        .map(|config| Disk::open(config, || {}).map(Arc::new))
+        .collect()
+}
+
+fn make_disks(disks: &[Arc<Disk>], slots: &mut Slots) -> Result<Vec<DiskFunction>, VmError> {
+    let make = |disk: &Arc<Disk>| slots.add(Block::new(Arc::clone(disk), slots.ram.clone()));
+    disks.iter().map(make).collect()
+}
+
+pub(super) fn report_disk(function: &DiskFunction) -> DiskReport {
+    let function = function.lock();
+    let (guest_faults, wiring_failures) = function.faults();
+    let block = function.device();
+    DiskReport {
+        path: block.disk().path().display().to_string(),
+        features: block.accepted(),
+        counts: block.disk().counts(),
+        guest_faults,
+        wiring_failures,
+    }
 }
 
 /// Connects to a switch, which may be on its way back.
