@@ -118,7 +118,7 @@ pub struct NicReport {
 }
 
 /// What happened to one disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskReport {
     /// The image.
     pub path: String,

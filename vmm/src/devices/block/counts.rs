@@ -1,9 +1,9 @@
 //! What happened to a disk.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Requests that were carried out, that failed, and that broke the rules.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskCounts {
     /// Reads that were carried out.
     pub reads: u64,
@@ -27,7 +27,7 @@ pub struct DiskCounts {
 
 /// Requests that were refused, by the first rule that they broke. A guest that does what Virtio 1.2 says causes
 /// none of them but `unsupported`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskRefusals {
     /// The ring itself: its index ran ahead, or an entry is no descriptor.
     pub ring: u64,
