@@ -1,13 +1,17 @@
-//! Guest memory: one sealed memfd, shared with the vhost-user back ends.
-#![allow(unsafe_code)] // memfd_create, its seals and sysinfo have no safe wrapper in the crates used here
+//! Guest memory: a sealed memfd where vhost-user back ends share it, else anonymous memory.
+//!
+//! Anonymous memory comes in huge pages, which spares a booting guest thousands of page faults. A memfd does so only
+//! where `/sys/kernel/mm/transparent_hugepage/shmem_enabled` says `advise` or more.
+#![allow(unsafe_code)] // memfd_create, its seals, madvise and sysinfo have no safe wrapper in the crates used here
 
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 
+use vm_memory::GuestRegionCollectionError;
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollectionError};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use vm_memory::{GuestRegionMmap, MmapRegion};
 
 use crate::layout::{FOUR_GIB, HIGH_MEMORY, PAGE, PCI_HOLE};
@@ -16,7 +20,7 @@ use crate::layout::{FOUR_GIB, HIGH_MEMORY, PAGE, PCI_HOLE};
 pub(crate) type GuestRam = GuestMemoryMmap<()>;
 
 /// The name that the mapping has in `/proc/PID/smaps`.
-pub(crate) const MEMFD_NAME: &CStr = c"enlight-guest-ram";
+const MEMFD_NAME: &CStr = c"enlight-guest-ram";
 
 /// Why guest memory could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +67,39 @@ impl From<GuestRegionCollectionError> for MemoryError {
     }
 }
 
-/// Makes and maps `size` octets of guest memory: up to 3 GiB from address 0, the rest from 4 GiB on.
+/// Octets of a huge page.
+const HUGE_PAGE: usize = 2 << 20;
+/// Holes in the address space that a mapping avoids before it is taken where it is.
+const ALIGN_ATTEMPTS: usize = 16;
+
+/// Makes and maps `size` octets of guest memory that other processes can share.
 pub(crate) fn allocate(size: u64) -> Result<GuestRam, MemoryError> {
     check_size(size, host_memory())?;
     let file = sealed_file(size).map_err(|source| MemoryError::File { size, source })?;
+    lay_out(size, Some(&file))
+}
+
+/// Makes and maps `size` octets of guest memory for this process alone.
+pub(crate) fn allocate_private(size: u64) -> Result<GuestRam, MemoryError> {
+    check_size(size, host_memory())?;
+    lay_out(size, None)
+}
+
+/// The parts of this process's address space that are guest memory: first and one past the last address.
+pub(crate) fn host_ranges(ram: &GuestRam) -> Vec<(u64, u64)> {
+    let range = |region: &GuestRegionMmap<()>| {
+        let start = region.as_ptr() as u64;
+        (start, start + region.len())
+    };
+    ram.iter().map(range).collect()
+}
+
+/// Up to 3 GiB from address 0, the rest from 4 GiB on.
+fn lay_out(size: u64, file: Option<&File>) -> Result<GuestRam, MemoryError> {
     let low = size.min(PCI_HOLE);
-    let mut regions = vec![map(&file, 0, low, 0)?];
+    let mut regions = vec![map(file, 0, low, 0)?];
     if size > low {
-        regions.push(map(&file, low, size - low, FOUR_GIB)?);
+        regions.push(map(file, low, size - low, FOUR_GIB)?);
     }
     Ok(GuestRam::from_regions(regions)?)
 }
@@ -88,18 +117,49 @@ fn check_size(size: u64, host: u64) -> Result<(), MemoryError> {
     Ok(())
 }
 
-fn map(file: &File, offset: u64, size: u64, guest: u64) -> Result<GuestRegionMmap<()>, MemoryError> {
-    let file = file
-        .try_clone()
-        .map_err(|source| MemoryError::File { size, source })?;
-    let mapping = MmapRegion::build(
-        Some(FileOffset::new(file, offset)),
-        size as usize,
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_SHARED | libc::MAP_NORESERVE,
-    )?;
+fn map(file: Option<&File>, offset: u64, size: u64, guest: u64) -> Result<GuestRegionMmap<()>, MemoryError> {
+    let mapping = map_aligned(file, offset, size)?;
+    // SAFETY: the range is exactly the mapping made above; the advice changes how it is backed, not what it holds.
+    let advised = unsafe { libc::madvise(mapping.as_ptr().cast(), mapping.size(), libc::MADV_HUGEPAGE) };
+    if advised != 0 {
+        tracing::debug!(error = %io::Error::last_os_error(), "no huge pages for guest memory");
+    }
     GuestRegionMmap::new(mapping, GuestAddress(guest))
         .ok_or_else(|| MemoryError::Layout(format!("{size} octets at {guest:#x} overflow the address space")))
+}
+
+/// A mapping on a huge page's boundary, so that both the host and KVM can use huge pages, if one can be had: what is
+/// too much at the end of a mapping's place is filled until the next one ends on a boundary.
+fn map_aligned(file: Option<&File>, offset: u64, size: u64) -> Result<MmapRegion, MemoryError> {
+    let mut fillers = Vec::new();
+    for _ in 0..ALIGN_ATTEMPTS {
+        let mapping = map_anywhere(file, offset, size)?;
+        let excess = mapping.as_ptr() as usize % HUGE_PAGE;
+        if excess == 0 || (size as usize) < HUGE_PAGE {
+            return Ok(mapping);
+        }
+        drop(mapping);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        fillers.push(MmapRegion::<()>::build(None, excess, libc::PROT_NONE, flags)?);
+    }
+    map_anywhere(file, offset, size)
+}
+
+fn map_anywhere(file: Option<&File>, offset: u64, size: u64) -> Result<MmapRegion, MemoryError> {
+    let file = file
+        .map(File::try_clone)
+        .transpose()
+        .map_err(|source| MemoryError::File { size, source })?;
+    let sharing = match file {
+        Some(_) => libc::MAP_SHARED,
+        None => libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    };
+    Ok(MmapRegion::build(
+        file.map(|file| FileOffset::new(file, offset)),
+        size as usize,
+        libc::PROT_READ | libc::PROT_WRITE,
+        sharing | libc::MAP_NORESERVE,
+    )?)
 }
 
 /// A memory file whose size nobody, this process included, can change again.
@@ -157,6 +217,16 @@ mod tests {
         ram.write_obj(0x1234_5678_u32, GuestAddress(0xf_fffc))
             .expect("the last word");
         assert!(ram.write_obj(1_u32, GuestAddress(0xf_fffd)).is_err());
+    }
+
+    #[test]
+    fn memory_begins_where_a_huge_page_can() {
+        for ram in [allocate(64 << 20), allocate_private(64 << 20)] {
+            let ranges = host_ranges(&ram.expect("64 MiB"));
+            assert_eq!(ranges.len(), 1);
+            let (start, end) = ranges[0];
+            assert_eq!((start % HUGE_PAGE as u64, end - start), (0, 64 << 20));
+        }
     }
 
     #[test]

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::devices::block::DiskCounts;
 pub use crate::devices::net::NetCounts;
-use crate::memory::MEMFD_NAME;
 pub use crate::vcpu::ExitCounts;
 use crate::vcpu::VcpuInfo;
 
@@ -155,19 +154,21 @@ impl Stopwatch {
 }
 
 impl MemoryUse {
-    /// Reads `/proc/self/smaps`.
-    pub(crate) fn measure() -> io::Result<Self> {
-        Self::parse(BufReader::with_capacity(4096, File::open("/proc/self/smaps")?))
+    /// Reads `/proc/self/smaps`; `guest` are the parts of the address space that are the guest's.
+    pub(crate) fn measure(guest: &[(u64, u64)]) -> io::Result<Self> {
+        let smaps = BufReader::with_capacity(4096, File::open("/proc/self/smaps")?);
+        Self::parse(smaps, guest)
     }
 
-    fn parse(smaps: impl BufRead) -> io::Result<Self> {
-        let name = MEMFD_NAME.to_string_lossy();
+    fn parse(smaps: impl BufRead, guest: &[(u64, u64)]) -> io::Result<Self> {
         let (mut used, mut in_guest) = (Self::default(), false);
         for line in smaps.lines() {
             let line = line?;
             let (first, rest) = line.split_once(' ').unwrap_or((&line, ""));
             if !first.ends_with(':') {
-                in_guest = rest.contains(&*name);
+                let start = first.split_once('-').map_or("", |(start, _)| start);
+                let start = u64::from_str_radix(start, 16).unwrap_or(0);
+                in_guest = guest.iter().any(|(low, high)| (*low..*high).contains(&start));
             } else if first == "Rss:" {
                 let kib = rest.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0);
                 *(if in_guest {
@@ -191,7 +192,7 @@ mod tests {
             7f00-7f10 rw-s 00000000 00:01 5 /memfd:enlight-guest-ram (deleted)\nSize: 64 kB\nRss:  40 kB\n\
             5500-5510 r-xp 00000000 08:01 7 /usr/bin/enlight\nSize: 900 kB\nRss:   700 kB\nPss: 3 kB\n\
             7ffd-7ffe rw-p 00000000 00:00 0 [stack]\nRss: 12 kB\n";
-        let used = MemoryUse::parse(smaps.as_bytes()).expect("readable");
+        let used = MemoryUse::parse(smaps.as_bytes(), &[(0x7f00, 0x7f10)]).expect("readable");
         assert_eq!(
             used,
             MemoryUse {
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn own_memory_can_be_measured() {
-        let used = MemoryUse::measure().expect("procfs");
+        let used = MemoryUse::measure(&[]).expect("procfs");
         assert!(used.beyond_guest_kib > 100, "{used:?}");
     }
 }

@@ -133,7 +133,7 @@ impl Vm {
         let asked = events.serve(self, board, keyboard);
 
         // Measured while everything is still in place.
-        self.memory = MemoryUse::measure().ok();
+        self.memory = board.memory_use();
         for nic in &events.hangups {
             nic.hang_up();
         }
@@ -192,7 +192,7 @@ impl Vm {
             overcommitted: u32::from(self.config.vcpus) > host_cpus,
             vcpus: board.vcpus.info(),
             report: VmReport {
-                memory: MemoryUse::measure().unwrap_or_default(),
+                memory: board.memory_use().unwrap_or_default(),
                 ..self.report_on(board)
             },
         }
@@ -227,10 +227,7 @@ impl Vm {
                 ..self.boot
             },
             resets: self.resets,
-            memory: self
-                .memory
-                .or_else(|| MemoryUse::measure().ok())
-                .unwrap_or_default(),
+            memory: self.memory.or_else(|| board.memory_use()).unwrap_or_default(),
             exits,
             console_lost: board.bus.serial.lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),

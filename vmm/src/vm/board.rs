@@ -26,7 +26,7 @@ use crate::error::{VmError, host, kvm};
 use crate::kernel;
 use crate::layout::{PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam};
-use crate::report::{BootTimes, DiskReport, NicReport, Stopwatch};
+use crate::report::{BootTimes, DiskReport, MemoryUse, NicReport, Stopwatch};
 use crate::vcpu::{VcpuError, Vcpus};
 use crate::wiring::{KvmWiring, Wiring};
 
@@ -41,7 +41,7 @@ pub(super) struct Board {
     pub(super) disks: Vec<DiskFunction>,
     // Declared last: the machine and its memory outlive what refers to them.
     _machine: Arc<VmFd>,
-    _ram: GuestRam,
+    ram: GuestRam,
 }
 
 /// An interface and what its owner must know to look after it.
@@ -74,7 +74,12 @@ impl Board {
         again: bool,
     ) -> Result<(Self, BootTimes), VmError> {
         let mut times = BootTimes::default();
-        let ram = memory::allocate(config.memory)?;
+        // Only switches map guest memory, too.
+        let ram = if config.nics.is_empty() {
+            memory::allocate_private(config.memory)?
+        } else {
+            memory::allocate(config.memory)?
+        };
         times.memory_us = watch.us();
 
         let top = config.memory.min(PCI_HOLE);
@@ -118,9 +123,14 @@ impl Board {
             nics,
             disks,
             _machine: machine,
-            _ram: ram,
+            ram,
         };
         Ok((board, times))
+    }
+
+    /// Resident memory of the process, the guest's apart.
+    pub(super) fn memory_use(&self) -> Option<MemoryUse> {
+        MemoryUse::measure(&memory::host_ranges(&self.ram)).ok()
     }
 
     /// The device that the guest reads typed octets from.
