@@ -11,3 +11,4 @@ pub mod daemon;
 pub mod lab;
 pub mod pcapng;
 pub mod spec;
+pub mod vm_control;

@@ -13,6 +13,8 @@ use super::http::{Body, HttpError, read_head};
 
 /// How long the switch may take to answer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// A connection is for one request.
+const CLOSE: &str = "Connection: close\r\n";
 /// Longest answer that is taken, in octets.
 const MAX_ANSWER: u64 = 64 << 20;
 
@@ -26,8 +28,13 @@ pub enum ClientError {
     #[error("the control socket {} may not be used by this user; run as the switch's user or one of its group", .0.display())]
     Forbidden(PathBuf),
     /// The switch took too long.
-    #[error("the switch on {} did not answer within {} s", .0.display(), PATIENCE.as_secs())]
-    Silent(PathBuf),
+    #[error("the switch on {} did not answer within {} s", path.display(), patience.as_secs())]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+        /// How long it was given.
+        patience: Duration,
+    },
     /// The connection failed.
     #[error("talking to the switch on {}: {source}", path.display())]
     Connection {
@@ -58,12 +65,22 @@ pub enum ClientError {
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
+    patience: Duration,
 }
 
 impl Client {
     /// A client of the socket at `path`. Nothing is opened yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+        Self {
+            path: path.into(),
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same client with another idea of how long an answer may take.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The socket's path.
@@ -94,7 +111,7 @@ impl Client {
 
     /// Asks for something that goes on for as long as it likes.
     pub fn stream(&self, target: &str) -> Result<Stream, ClientError> {
-        let stream = self.request("GET", target, b"")?;
+        let stream = self.request("GET", target, CLOSE, b"")?;
         stream
             .body
             .stream
@@ -104,6 +121,19 @@ impl Client {
         Ok(stream)
     }
 
+    /// Turns a connection into something else than HTTP: `protocol`. The second value is what came already.
+    pub fn upgrade(&self, target: &str, protocol: &str) -> Result<(UnixStream, Vec<u8>), ClientError> {
+        let upgrade = format!("Connection: Upgrade\r\nUpgrade: {protocol}\r\n");
+        let stream = self.request("GET", target, &upgrade, b"")?.body.stream;
+        let came = stream.buffer().to_vec();
+        let stream = stream.into_inner();
+        stream
+            .set_read_timeout(None)
+            .and_then(|()| stream.set_write_timeout(None))
+            .map_err(|error| self.failed(error.into()))?;
+        Ok((stream, came))
+    }
+
     fn ask<T: DeserializeOwned>(&self, method: &str, target: &str, body: &[u8]) -> Result<T, ClientError> {
         let text = self.text(method, target, body)?;
         serde_json::from_slice(&text).map_err(|source| self.answer(source))
@@ -111,7 +141,7 @@ impl Client {
 
     fn text(&self, method: &str, target: &str, body: &[u8]) -> Result<Vec<u8>, ClientError> {
         let mut text = Vec::new();
-        let body = self.request(method, target, body)?.body;
+        let body = self.request(method, target, CLOSE, body)?.body;
         body.take(MAX_ANSWER)
             .read_to_end(&mut text)
             .map_err(|error| self.failed(error.into()))?;
@@ -119,10 +149,16 @@ impl Client {
     }
 
     /// Sends a request and reads the head of its answer; an answer that tells of a failure becomes an error.
-    fn request(&self, method: &str, target: &str, body: &[u8]) -> Result<Stream, ClientError> {
+    fn request(
+        &self,
+        method: &str,
+        target: &str,
+        connection: &str,
+        body: &[u8],
+    ) -> Result<Stream, ClientError> {
         let mut stream = self.connect()?;
         let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: enlight\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            "{method} {target} HTTP/1.1\r\nHost: enlight\r\n{connection}Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         // A switch that refuses early closes before it has read all; its answer tells why.
@@ -130,7 +166,7 @@ impl Client {
         let mut stream = BufReader::new(stream);
         let head = read_head(&mut stream).map_err(|error| self.failed(error))?;
         let body = Body::new(stream, head);
-        if (200..300).contains(&head.status) {
+        if (200..300).contains(&head.status) || head.status == 101 {
             return Ok(Stream { body });
         }
         let mut text = Vec::new();
@@ -152,8 +188,8 @@ impl Client {
             _ => self.failed(error.into()),
         })?;
         stream
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| stream.set_write_timeout(Some(PATIENCE)))
+            .set_read_timeout(Some(self.patience))
+            .and_then(|()| stream.set_write_timeout(Some(self.patience)))
             .map_err(|error| self.failed(error.into()))?;
         Ok(stream)
     }
@@ -163,7 +199,10 @@ impl Client {
             HttpError::Io(error)
                 if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
             {
-                ClientError::Silent(self.path.clone())
+                ClientError::Silent {
+                    path: self.path.clone(),
+                    patience: self.patience,
+                }
             }
             source => ClientError::Connection {
                 path: self.path.clone(),
