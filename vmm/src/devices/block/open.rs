@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::error::DiskError;
-use super::format::{Image, Raw};
+use super::format::{Image, Raw, qcow2, vhd};
 use super::lock;
 use super::request::SECTOR;
 use crate::config::{DiskConfig, DiskFormat};
@@ -22,11 +22,17 @@ pub(super) fn open(config: &DiskConfig) -> Result<Image, DiskError> {
     lock::lock(&file, path, config.read_only)?;
     match format {
         DiskFormat::Raw => open_raw(path, file),
-        DiskFormat::Qcow2 | DiskFormat::Vhd => Err(DiskError::Unsupported {
-            path: path.to_owned(),
-            found: "qcow2 or vhd",
-        }),
+        DiskFormat::Qcow2 => qcow2::open(file, config.read_only).map_err(image_error(path, "qcow2")),
+        DiskFormat::Vhd => {
+            let end = size(&file).unwrap_or(0);
+            vhd::open(file, end).map_err(image_error(path, "vhd"))
+        }
     }
+}
+
+fn image_error(path: &Path, format: &'static str) -> impl FnOnce(String) -> DiskError {
+    let path = path.to_owned();
+    move |reason| DiskError::Image { path, format, reason }
 }
 
 fn open_file(path: &Path, read_only: bool) -> Result<File, DiskError> {

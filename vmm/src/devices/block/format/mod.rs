@@ -1,8 +1,8 @@
 //! How files hold a disk's sectors.
 
-#![allow(dead_code)] // the formats that use the buffer follow
-
+pub(super) mod qcow2;
 mod raw;
+pub(super) mod vhd;
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,6 +13,9 @@ pub(super) use raw::Raw;
 
 /// Octets that are moved at once where guest memory and file are not connected directly.
 const BOUNCE: usize = 128 << 10;
+
+/// What is written where nothing else makes zeros.
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// A format whose sectors are not simply one after the other. Ranges lie within the disk.
 pub(super) trait Format: Send {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
+use super::ZEROS;
 use crate::devices::block::parts::Parts;
 use crate::devices::block::sys;
 
@@ -11,14 +12,16 @@ const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
 const PUNCH_HOLE: i32 = libc::FALLOC_FL_PUNCH_HOLE | KEEP_SIZE;
 const ZERO_RANGE: i32 = libc::FALLOC_FL_ZERO_RANGE | KEEP_SIZE;
 
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
 /// A file whose octets are the disk's. Data moves between it and guest memory without a copy in between.
 pub(in crate::devices::block) struct Raw(File);
 
 impl Raw {
     pub(in crate::devices::block) fn new(file: File) -> Self {
         Self(file)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.0
     }
 
     pub(super) fn read(&self, mut offset: u64, into: &mut Parts<'_>) -> io::Result<()> {

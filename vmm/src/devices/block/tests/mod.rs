@@ -1,4 +1,6 @@
+mod corrupt;
 mod files;
+mod formats;
 mod random;
 mod requests;
 
