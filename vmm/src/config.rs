@@ -10,7 +10,7 @@ use offload::MacAddr;
 pub struct VmConfig {
     /// What to boot.
     pub kernel: Kernel,
-    /// An initial RAM disk, handed over as the first PVH module.
+    /// An initial RAM disk.
     pub initrd: Option<PathBuf>,
     /// The kernel's command line; ` tsc_khz=N` is appended to it.
     pub cmdline: String,
@@ -83,7 +83,7 @@ pub enum DiskFormat {
 /// Where the kernel image comes from.
 #[derive(Clone, Debug)]
 pub enum Kernel {
-    /// An ELF file with a PVH note.
+    /// A kernel file: ELF or bzImage, compressed or not.
     File(PathBuf),
     /// An ELF image with a PVH note that is part of the program.
     Embedded(&'static [u8]),

@@ -2,12 +2,18 @@
 
 /// Octets in a page.
 pub(crate) const PAGE: u64 = 4096;
+/// The 64-bit boot protocol's descriptor table.
+pub(crate) const BOOT_GDT: u64 = 0x5000;
 /// The PVH start of day structure (`hvm_start_info`).
 pub(crate) const START_INFO: u64 = 0x6000;
 /// The PVH module list.
 pub(crate) const MODULE_LIST: u64 = 0x6100;
 /// The PVH memory map.
 pub(crate) const MEMORY_MAP: u64 = 0x7000;
+/// The 64-bit boot protocol's zero page.
+pub(crate) const ZERO_PAGE: u64 = 0x8000;
+/// The 64-bit boot protocol's page tables: six pages.
+pub(crate) const PAGE_TABLES: u64 = 0x9000;
 /// The kernel's command line.
 pub(crate) const CMDLINE: u64 = 0x2_0000;
 /// Octets that the command line may take, its final zero included.

@@ -34,7 +34,7 @@ pub use devices::block::{DiskCounts, DiskError, DiskRefusals};
 pub use devices::lifecycle::CannotExport;
 pub use devices::net::SessionError;
 pub use error::VmError;
-pub use kernel::{KernelError, KernelFault};
+pub use kernel::{Compression, Format, KernelError, KernelFault, KernelInfo, Protocol};
 pub use layout::MAX_VCPUS;
 pub use memory::MemoryError;
 pub use microguest::MICROGUEST;

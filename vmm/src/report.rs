@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::devices::block::DiskCounts;
 pub use crate::devices::net::NetCounts;
+use crate::kernel::KernelInfo;
 pub use crate::vcpu::ExitCounts;
 use crate::vcpu::VcpuInfo;
 
@@ -15,6 +16,8 @@ use crate::vcpu::VcpuInfo;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VmReport {
+    /// What was booted, and how.
+    pub kernel: Option<KernelInfo>,
     /// When the phases of the last start ended.
     pub boot: BootTimes,
     /// How often the guest reset itself and was started again.
@@ -72,6 +75,8 @@ pub enum VmState {
 pub struct BootTimes {
     /// Guest memory is mapped.
     pub memory_us: u64,
+    /// A compressed kernel is unpacked.
+    pub unpacked_us: Option<u64>,
     /// The kernel and initial RAM disk are in it.
     pub kernel_us: u64,
     /// The KVM machine exists.

@@ -21,11 +21,13 @@ use std::thread::available_parallelism;
 
 use kvm_ioctls::Kvm;
 
+use crate::boot::Images;
 use crate::config::VmConfig;
 use crate::console::{Console, Output};
 use crate::devices::block::Disk;
 use crate::devices::marks::INIT;
 use crate::error::{VmError, host};
+use crate::kernel::KernelInfo;
 use crate::report::{BootTimes, ExitCounts, MemoryUse, Stopwatch, VmInfo, VmReport, VmState};
 use crate::stop::{StopHandle, StopReason};
 use board::Board;
@@ -40,6 +42,7 @@ pub struct Vm {
     config: VmConfig,
     /// Opened once: a guest that resets itself keeps them.
     disks: Vec<Arc<Disk>>,
+    images: Images,
     kvm: Kvm,
     output: Output,
     /// Waits for the machine to run: only then a terminal changes its mode.
@@ -52,6 +55,7 @@ pub struct Vm {
     /// Runs since the guest last began.
     watch: Stopwatch,
     boot: BootTimes,
+    kernel: KernelInfo,
     resets: u64,
     /// Exits before the last reset.
     past_exits: ExitCounts,
@@ -67,13 +71,16 @@ impl Vm {
         let kvm = machine::open_kvm()?;
         let disks = board::open_disks(&config.disks)?;
         let output = Output::new(console.output);
-        let (board, boot) = Board::new(&config, &disks, &kvm, &output, watch, false)?;
+        let images = Images::open(&config)?;
+        let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
         let handle = VmHandle::new(stop.clone()).map_err(host("make the request desk"))?;
         Ok(Self {
+            kernel: board.kernel,
             board: Some(board),
             config,
             disks,
+            images,
             kvm,
             output,
             input: console.input,
@@ -156,12 +163,13 @@ impl Vm {
         let (board, times) = Board::new(
             &self.config,
             &self.disks,
+            &self.images,
             &self.kvm,
             &self.output,
             self.watch,
             true,
         )?;
-        self.boot = times;
+        (self.boot, self.kernel) = (times, board.kernel);
         Ok(board)
     }
 
@@ -220,6 +228,7 @@ impl Vm {
         let mut exits = self.past_exits;
         exits += board.vcpus.exits();
         VmReport {
+            kernel: Some(self.kernel),
             boot: BootTimes {
                 first_output_us: self.output.first().map(us),
                 init_us: board.bus.marks.time(INIT).map(us),

@@ -1,169 +1,214 @@
 //! Loading a kernel image into guest memory.
 //!
-//! The image is judged completely before its first octet is copied, so a file that is no kernel ends in one clear
+//! What a file is, its octets tell: an ELF executable, a bzImage, or one of these compressed. A bzImage's payload is
+//! unpacked here, in native code, and the ELF image in it is loaded; only when its compression is unknown does the
+//! kernel unpack itself. An image is judged before it is copied, so a file that is no kernel ends in one clear
 //! [`KernelError`] and never in a machine that runs garbage.
 
-mod inspect;
+mod bzimage;
+mod elf;
+mod fault;
+mod inflate;
+mod info;
+mod source;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
-use std::io::{self, Cursor, Read, Seek};
 use std::path::Path;
+use std::time::Instant;
 
-use linux_loader::loader::KernelLoader;
-use linux_loader::loader::elf::{Elf, PvhBootCapability};
-use vm_memory::{GuestAddress, ReadVolatile};
+use linux_loader::bootparam::setup_header;
 
 use crate::config::Kernel;
-use crate::layout::HIGH_MEMORY;
 use crate::memory::GuestRam;
+use bzimage::BzImage;
+pub use fault::{KernelError, KernelFault};
+use info::foreign_compression;
+pub use info::{Compression, Format, KernelInfo, Protocol};
+use source::Source;
 
-/// A kernel image that cannot be booted, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-#[error("kernel {image}: {reason}")]
-pub struct KernelError {
-    /// The file's path, or the name of the embedded image.
-    pub image: String,
-    /// What is wrong with it.
-    #[source]
-    pub reason: KernelFault,
+/// A kernel that was opened once and can be loaded any number of times, by a process that may open no files.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    name: String,
+    image: Image,
 }
 
-/// What is wrong with a kernel image.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelFault {
-    /// The file cannot be opened or read.
-    #[error("cannot be read: {0}; check the path and its permissions")]
-    Unreadable(#[from] io::Error),
-    /// A directory, device or pipe.
-    #[error("is not a regular file; name an ELF kernel such as vmlinux")]
-    NotAFile,
-    /// Nothing in it.
-    #[error("is empty; name an ELF kernel such as vmlinux")]
-    Empty,
-    /// A compressed Linux image.
-    #[error(
-        "is a bzImage, which is not supported; extract the ELF kernel with Linux' scripts/extract-vmlinux"
-    )]
-    BzImage,
-    /// Something else altogether.
-    #[error("is no ELF image (it starts with {0}); name an ELF kernel such as vmlinux")]
-    NotElf(String),
-    /// An ELF image for another machine.
-    #[error(
-        "is an ELF image, but not a little-endian 64-bit x86 executable ({0}); use a kernel built for x86-64"
-    )]
-    WrongMachine(&'static str),
-    /// The file ends before its headers or segments do.
-    #[error("is truncated: {what} ends at octet {end}, the file at {len}; copy or build it again")]
-    Truncated {
-        /// Which part is cut off.
-        what: &'static str,
-        /// Where that part should end.
-        end: u64,
-        /// Where the file ends.
-        len: u64,
-    },
-    /// Headers that contradict themselves.
-    #[error("has a malformed ELF header: {0}; build it again")]
-    Malformed(&'static str),
-    /// No 32-bit PVH entry point.
-    #[error("has no PVH entry point (Xen note 18); build Linux with CONFIG_PVH=y")]
-    NoPvhNote,
-    /// A segment does not fit.
-    #[error(
-        "needs physical memory {start:#x} to {end:#x}, the guest has {low:#x} to {top:#x} for it; \
-         give the guest more memory or link the kernel elsewhere"
-    )]
-    OutsideMemory {
-        /// First address of the segment.
-        start: u64,
-        /// One past its last address.
-        end: u64,
-        /// Where kernels may begin.
-        low: u64,
-        /// Where memory ends.
-        top: u64,
-    },
-    /// The PVH entry point is in no loaded segment.
-    #[error("enters at {0:#x}, where nothing is loaded; build it again")]
-    EntryOutside(u64),
-    /// The loader itself refused.
-    #[error("cannot be loaded: {0}")]
-    Loader(String),
+#[derive(Debug)]
+enum Image {
+    File(File),
+    Embedded(&'static [u8]),
 }
 
 /// A kernel in guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct LoadedKernel {
-    /// Physical address of the 32-bit PVH entry point.
+    /// Physical address of the entry point.
     pub(crate) entry: u64,
-    /// One past the last octet that the kernel occupies.
+    /// One past the last octet that the kernel occupies until it has read its boot information.
     pub(crate) end: u64,
+    /// What the image was, and how the kernel is entered.
+    pub(crate) info: KernelInfo,
+    /// A bzImage's setup header.
+    pub(crate) header: Option<setup_header>,
+    /// When the image was unpacked, if it had to be.
+    pub(crate) unpacked: Option<Instant>,
 }
 
-/// Loads `kernel` below `top`, the end of the memory that begins at address 0.
-pub(crate) fn load(kernel: &Kernel, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelError> {
-    let (image, result) = match kernel {
-        Kernel::File(path) => (path.display().to_string(), load_file(path, ram, top)),
-        Kernel::Embedded(octets) => {
-            let image = "(embedded image)".to_owned();
-            (
-                image,
-                load_image(&mut Cursor::new(*octets), octets.len() as u64, ram, top),
-            )
+impl Opened {
+    /// Opens what `kernel` names.
+    pub(crate) fn open(kernel: &Kernel) -> Result<Self, KernelError> {
+        match kernel {
+            Kernel::File(path) => {
+                let name = path.display().to_string();
+                match open_file(path) {
+                    Ok(file) => Ok(Self {
+                        name,
+                        image: Image::File(file),
+                    }),
+                    Err(reason) => Err(KernelError { image: name, reason }),
+                }
+            }
+            Kernel::Embedded(octets) => Ok(Self {
+                name: "(embedded image)".to_owned(),
+                image: Image::Embedded(octets),
+            }),
         }
-    };
-    result.map_err(|reason| KernelError { image, reason })
+    }
+
+    /// Loads the kernel below `top`, the end of the memory that begins at address 0. That memory must hold zeros
+    /// wherever the kernel expects them, as new memory does.
+    pub(crate) fn load(&self, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelError> {
+        let result = match &self.image {
+            Image::File(file) => load_file(file, ram, top),
+            Image::Embedded(octets) => load_octets(octets, ram, top),
+        };
+        result.map_err(|reason| KernelError {
+            image: self.name.clone(),
+            reason,
+        })
+    }
 }
 
-fn load_file(path: &Path, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault> {
+fn open_file(path: &Path) -> Result<File, KernelFault> {
     // Asked before opening: opening a pipe would wait for its writer.
     if !std::fs::metadata(path)?.is_file() {
         return Err(KernelFault::NotAFile);
     }
-    let mut file = File::open(path)?;
+    Ok(File::open(path)?)
+}
+
+fn load_file(file: &File, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault> {
     let len = file.metadata()?.len();
-    load_image(&mut file, len, ram, top)
+    load(Source::File(file, len), ram, top)
 }
 
 /// Loads an image that is in memory.
-#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn load_octets(octets: &[u8], ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault> {
-    load_image(&mut Cursor::new(octets), octets.len() as u64, ram, top)
+    load(Source::Octets(octets), ram, top)
 }
 
-fn load_image<F>(image: &mut F, len: u64, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault>
-where
-    F: Read + ReadVolatile + Seek,
-{
-    let segments = inspect::segments(image, len)?;
-    for segment in &segments {
-        if segment.start < HIGH_MEMORY || segment.end > top {
-            let (start, end) = (segment.start, segment.end);
-            return Err(KernelFault::OutsideMemory {
-                start,
-                end,
-                low: HIGH_MEMORY,
-                top,
-            });
-        }
+fn load(source: Source<'_>, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault> {
+    if source.len() == 0 {
+        return Err(KernelFault::Empty);
     }
-    let loaded = Elf::load(ram, None, image, None).map_err(|error| KernelFault::Loader(error.to_string()))?;
-    let PvhBootCapability::PvhEntryPresent(GuestAddress(entry)) = loaded.pvh_boot_cap else {
-        return Err(KernelFault::NoPvhNote);
+    let (start, len) = source.start::<{ bzimage::START }>()?;
+    let start = &start[..len];
+    if let Some(loaded) = load_plain(source, start, ram, top) {
+        return loaded;
+    }
+    let Some(compression) = Compression::of(start) else {
+        return Err(foreign_compression(start).map_or_else(
+            || KernelFault::NotAKernel(shown(start)),
+            KernelFault::OtherCompression,
+        ));
     };
-    if !segments
-        .iter()
-        .any(|segment| (segment.start..segment.end).contains(&entry))
-    {
-        return Err(KernelFault::EntryOutside(entry));
+    let (image, used) = inflate::at_most(compression, &source.part(0, source.len())?, top)?;
+    let unpacked = Instant::now();
+    let image = &image[..used];
+    let mut loaded = load_plain(Source::Octets(image), image, ram, top).unwrap_or_else(|| {
+        Err(KernelFault::NoKernelInside {
+            compression,
+            start: shown(image),
+        })
+    })?;
+    loaded.info.file = Some(compression);
+    loaded.unpacked.get_or_insert(unpacked);
+    Ok(loaded)
+}
+
+/// Loads an image that is not compressed as a whole; `None` when it is none that is known.
+fn load_plain(
+    source: Source<'_>,
+    start: &[u8],
+    ram: &GuestRam,
+    top: u64,
+) -> Option<Result<LoadedKernel, KernelFault>> {
+    if start.starts_with(b"\x7fELF") {
+        Some(load_elf(source, Format::Elf, ram, top))
+    } else if bzimage::is_bzimage(start) {
+        Some(load_bzimage(source, ram, top))
+    } else {
+        None
     }
-    let end = segments
-        .iter()
-        .map(|segment| segment.end)
-        .max()
-        .unwrap_or(HIGH_MEMORY);
-    Ok(LoadedKernel { entry, end })
+}
+
+fn load_elf(
+    source: Source<'_>,
+    format: Format,
+    ram: &GuestRam,
+    top: u64,
+) -> Result<LoadedKernel, KernelFault> {
+    let elf::Loaded { entry, end, protocol } = elf::load(source, ram, top)?;
+    Ok(LoadedKernel {
+        entry,
+        end,
+        info: KernelInfo {
+            format,
+            file: None,
+            payload: None,
+            protocol,
+        },
+        header: None,
+        unpacked: None,
+    })
+}
+
+fn load_bzimage(source: Source<'_>, ram: &GuestRam, top: u64) -> Result<LoadedKernel, KernelFault> {
+    let mut image = BzImage::new(source)?;
+    let Some((compression, payload)) = image.payload(top)? else {
+        let (entry, end) = image.load(ram, top)?;
+        return Ok(LoadedKernel {
+            entry,
+            end,
+            info: KernelInfo {
+                format: Format::BzImage,
+                file: None,
+                payload: None,
+                protocol: Protocol::Linux64,
+            },
+            header: Some(*image.header()),
+            unpacked: None,
+        });
+    };
+    let unpacked = Some(Instant::now());
+    if !payload.starts_with(b"\x7fELF") {
+        return Err(KernelFault::NoKernelInside {
+            compression,
+            start: shown(&payload),
+        });
+    }
+    let mut loaded = load_elf(Source::Octets(&payload), Format::BzImage, ram, top)?;
+    loaded.info.payload = Some(compression);
+    Ok(LoadedKernel {
+        header: Some(*image.header()),
+        unpacked,
+        ..loaded
+    })
+}
+
+/// The first octets of a file, as text on one line.
+fn shown(start: &[u8]) -> String {
+    format!("\"{}\"", start[..start.len().min(8)].escape_ascii())
 }

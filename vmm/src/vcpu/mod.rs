@@ -1,6 +1,8 @@
 //! Virtual processors: one thread each.
 
 mod account;
+mod cpuid;
+mod entry;
 mod gate;
 mod kick;
 mod setup;
@@ -19,6 +21,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::signal::Killable;
 
 use crate::devices::bus::Bus;
+use crate::kernel::Protocol;
 use crate::stop::StopReason;
 use account::Account;
 pub use account::VcpuInfo;
@@ -106,12 +109,13 @@ pub(crate) struct Vcpus {
 impl Vcpus {
     /// Makes `count` processors. The first is the one that boots, the others wait to be started by it.
     pub(crate) fn new(kvm: &Kvm, vm: &VmFd, count: u8) -> Result<Self, VcpuError> {
+        let template = cpuid::Template::new(kvm)?;
         let make = |id: u8| {
             let what = "create the state";
             let vcpu = vm
                 .create_vcpu(id.into())
                 .map_err(|source| VcpuError::Setup { what, source })?;
-            setup::prepare(kvm, &vcpu, id, count).map(|()| vcpu)
+            setup::prepare(&template, &vcpu, id, count).map(|()| vcpu)
         };
         let idle = (0..count).map(make).collect::<Result<_, _>>()?;
         let ended = Arc::new(EventFd::new(EFD_NONBLOCK | libc::EFD_CLOEXEC)?);
@@ -123,11 +127,11 @@ impl Vcpus {
         })
     }
 
-    /// Puts the first processor at the kernel's PVH entry point.
-    pub(crate) fn enter_at(&self, entry: u64) -> Result<(), VcpuError> {
+    /// Puts the first processor at the kernel's entry point.
+    pub(crate) fn enter_at(&self, entry: u64, protocol: Protocol) -> Result<(), VcpuError> {
         self.idle
             .first()
-            .map_or(Ok(()), |first| setup::enter(first, entry))
+            .map_or(Ok(()), |first| entry::enter(first, entry, protocol))
     }
 
     /// Frequency of the guest's time stamp counter in kHz, when KVM tells it.

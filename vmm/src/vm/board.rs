@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use super::machine::create_vm;
 use crate::acpi;
-use crate::boot::{self, BootError};
+use crate::boot::{self, BootError, Images};
 use crate::config::{DiskConfig, NicConfig, VmConfig};
 use crate::console::Output;
 use crate::devices::Terminal;
@@ -23,9 +23,9 @@ use crate::devices::power::Power;
 use crate::devices::serial::{COM1_LINE, SerialPort};
 use crate::devices::virtio::{BAR_SPAN, VirtioDevice, VirtioFunction};
 use crate::error::{VmError, host, kvm};
-use crate::kernel;
+use crate::kernel::KernelInfo;
 use crate::layout::{PCI_HOLE, PCI_MMIO};
-use crate::memory::{self, GuestRam};
+use crate::memory::{self, GuestRam, MemoryError};
 use crate::report::{BootTimes, DiskReport, MemoryUse, NicReport, Stopwatch};
 use crate::vcpu::{VcpuError, Vcpus};
 use crate::wiring::{KvmWiring, Wiring};
@@ -39,6 +39,7 @@ pub(super) struct Board {
     pub(super) bus: Arc<Bus>,
     pub(super) nics: Vec<Nic>,
     pub(super) disks: Vec<DiskFunction>,
+    pub(super) kernel: KernelInfo,
     // Declared last: the machine and its memory outlive what refers to them.
     _machine: Arc<VmFd>,
     ram: GuestRam,
@@ -68,27 +69,20 @@ impl Board {
     pub(super) fn new(
         config: &VmConfig,
         disks: &[Arc<Disk>],
+        images: &Images,
         kvm_fd: &Kvm,
         output: &Output,
         watch: Stopwatch,
         again: bool,
     ) -> Result<(Self, BootTimes), VmError> {
         let mut times = BootTimes::default();
-        // Only switches map guest memory, too.
-        let ram = if config.nics.is_empty() {
-            memory::allocate_private(config.memory)?
-        } else {
-            memory::allocate(config.memory)?
-        };
+        let ram = allocate(config)?;
         times.memory_us = watch.us();
 
         let top = config.memory.min(PCI_HOLE);
-        let kernel = kernel::load(&config.kernel, &ram, top)?;
-        let initrd = config
-            .initrd
-            .as_ref()
-            .map(|path| boot::load_initrd(path, &ram, kernel.end, top))
-            .transpose()?;
+        let kernel = images.kernel.load(&ram, top)?;
+        times.unpacked_us = kernel.unpacked.map(|then| watch.us_at(then));
+        let initrd = images.load_initrd(&ram, &kernel, top)?;
         times.kernel_us = watch.us();
 
         let machine = Arc::new(create_vm(kvm_fd, &ram)?);
@@ -105,10 +99,10 @@ impl Board {
         times.devices_us = watch.us();
 
         let vcpus = Vcpus::new(kvm_fd, &machine, config.vcpus)?;
-        vcpus.enter_at(kernel.entry)?;
+        vcpus.enter_at(kernel.entry, kernel.info.protocol)?;
         let acpi = acpi::write(&ram, config.vcpus).map_err(BootError::from)?;
         let cmdline = with_tsc_khz(&config.cmdline, vcpus.tsc_khz());
-        boot::write_start_info(&ram, &cmdline, initrd, acpi)?;
+        boot::write(&ram, &kernel, &cmdline, initrd, acpi)?;
         times.vcpus_us = watch.us();
 
         let bus = Arc::new(Bus {
@@ -122,6 +116,7 @@ impl Board {
             bus,
             nics,
             disks,
+            kernel: kernel.info,
             _machine: machine,
             ram,
         };
@@ -246,6 +241,15 @@ fn connect(config: &NicConfig, ram: &GuestRam, patience: Duration) -> Result<Net
             Err(SessionError::Connect { .. }) if Instant::now() < deadline => sleep(RETRY),
             result => return result,
         }
+    }
+}
+
+/// Guest memory. Only switches map it, too.
+fn allocate(config: &VmConfig) -> Result<GuestRam, MemoryError> {
+    if config.nics.is_empty() {
+        memory::allocate_private(config.memory)
+    } else {
+        memory::allocate(config.memory)
     }
 }
 

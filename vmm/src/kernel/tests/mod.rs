@@ -1,8 +1,11 @@
+mod bzimage;
+mod unpack;
+
 use std::io::Write;
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::memory;
@@ -22,7 +25,8 @@ fn load_path(octets: &[u8]) -> KernelError {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(octets).expect("written");
     let kernel = Kernel::File(file.path().to_owned());
-    let error = load(&kernel, &ram(), TOP).expect_err("must be refused");
+    let opened = Opened::open(&kernel).expect("a file");
+    let error = opened.load(&ram(), TOP).expect_err("must be refused");
     assert!(
         error.to_string().contains(&file.path().display().to_string()),
         "names the file: {error}"
@@ -35,13 +39,9 @@ fn loads_a_minimal_pvh_image() {
     let image = PvhImage::new(b"\xf4\xf4").build();
     let ram = ram();
     let loaded = super::load_octets(&image, &ram, TOP).expect("loads");
-    assert_eq!(
-        loaded,
-        LoadedKernel {
-            entry: 0x10_0000,
-            end: 0x10_0002
-        }
-    );
+    assert_eq!((loaded.entry, loaded.end), (0x10_0000, 0x10_0002));
+    assert_eq!(loaded.info.to_string(), "ELF, PVH");
+    assert!(loaded.header.is_none() && loaded.unpacked.is_none());
     assert_eq!(
         ram.read_obj::<u16>(GuestAddress(0x10_0000)).expect("in memory"),
         0xf4f4
@@ -56,27 +56,17 @@ fn empty_file() {
 #[test]
 fn text_file() {
     let error = load_path(b"#!/bin/sh\necho this is no kernel\n");
-    assert!(matches!(error.reason, KernelFault::NotElf(_)));
+    assert!(matches!(error.reason, KernelFault::NotAKernel(_)));
     assert!(error.to_string().contains("\"#!/bin/s\""), "{error}");
-}
-
-#[test]
-fn bzimage_is_refused_by_name() {
-    let mut image = vec![0; 0x400];
-    image[..2].copy_from_slice(b"MZ");
-    image[0x202..0x206].copy_from_slice(b"HdrS");
-    let error = load_path(&image);
-    assert!(matches!(error.reason, KernelFault::BzImage));
-    assert!(error.to_string().contains("extract-vmlinux"), "{error}");
 }
 
 #[test]
 fn missing_file_and_directory() {
     let missing = Kernel::File(PathBuf::from("/nonexistent/vmlinux"));
-    let error = load(&missing, &ram(), TOP).expect_err("missing");
+    let error = Opened::open(&missing).expect_err("missing");
     assert!(matches!(error.reason, KernelFault::Unreadable(_)));
     assert!(error.to_string().contains("/nonexistent/vmlinux"), "{error}");
-    let error = load(&Kernel::File(PathBuf::from("/tmp")), &ram(), TOP).expect_err("a directory");
+    let error = Opened::open(&Kernel::File(PathBuf::from("/tmp"))).expect_err("a directory");
     assert!(matches!(error.reason, KernelFault::NotAFile));
 }
 
@@ -86,16 +76,48 @@ fn every_truncation_is_refused() {
     for len in 1..image.len() {
         let fault = load_octets(&image[..len]).expect_err("cut off");
         assert!(
-            matches!(fault, KernelFault::Truncated { .. } | KernelFault::NotElf(_)),
+            matches!(fault, KernelFault::Truncated { .. } | KernelFault::NotAKernel(_)),
             "{len}: {fault}"
         );
     }
 }
 
 #[test]
-fn elf_without_pvh_note() {
+fn an_opened_kernel_loads_again_after_its_path_is_gone() {
+    let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+    file.write_all(&PvhImage::new(b"\xf4").build()).expect("written");
+    let opened = Opened::open(&Kernel::File(file.path().to_owned())).expect("a file");
+    file.close().expect("removed");
+    for _ in 0..2 {
+        let ram = ram();
+        assert_eq!(opened.load(&ram, TOP).expect("loads").end, 0x10_0001);
+        assert_eq!(
+            ram.read_obj::<u8>(GuestAddress(0x10_0000)).expect("in memory"),
+            0xf4
+        );
+    }
+}
+
+#[test]
+fn elf_without_pvh_note_is_entered_in_long_mode() {
     let image = PvhImage::new(b"\xf4").without_note().build();
-    assert!(matches!(load_path(&image).reason, KernelFault::NoPvhNote));
+    let loaded = load_octets(&image).expect("loads");
+    assert_eq!(loaded.entry, 0x10_0000);
+    assert_eq!(loaded.info.to_string(), "ELF, 64-bit boot protocol");
+    let mut elsewhere = image;
+    elsewhere[24..32].copy_from_slice(&0x20_0000_u64.to_le_bytes());
+    assert!(matches!(
+        load_octets(&elsewhere),
+        Err(KernelFault::EntryOutside(0x20_0000))
+    ));
+}
+
+#[test]
+fn programs_are_told_from_kernels() {
+    let mut image = PvhImage::new(b"\xf4").build();
+    // The note becomes the name of a dynamic linker.
+    image[64 + 56] = 3;
+    assert!(matches!(load_octets(&image), Err(KernelFault::Program)));
 }
 
 #[test]
@@ -153,7 +175,7 @@ proptest! {
             }
         }
         if let Ok(loaded) = load_octets(&image) {
-            prop_assert!(loaded.entry >= HIGH_MEMORY && loaded.entry < loaded.end && loaded.end <= TOP);
+            prop_assert!(loaded.entry >= 1 << 20 && loaded.entry < loaded.end && loaded.end <= TOP);
         }
     }
 }
