@@ -14,7 +14,7 @@ const DEFAULT_MEMORY: &str = "256M";
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("boot").required(true).args(["kernel", "micro_guest"]))]
 pub(in crate::cli) struct Args {
-    /// Boot this ELF file with a PVH note
+    /// Boot this kernel: vmlinuz (bzImage) or vmlinux (ELF), compressed or not
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
