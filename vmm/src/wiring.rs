@@ -38,6 +38,8 @@ pub(crate) trait Wiring: Send + Sync {
     fn attach_interrupt(&self, event: &EventFd, line: Line) -> io::Result<()>;
     /// Undoes [`Wiring::attach_interrupt`]; later signals stay in the eventfd.
     fn detach_interrupt(&self, event: &EventFd, line: Line) -> io::Result<()>;
+    /// Raises or lowers a legacy line that is level-triggered.
+    fn set_line(&self, line: Line, level: bool) -> io::Result<()>;
     /// From now on a guest's write to `address` signals `event` without leaving the kernel.
     fn attach_doorbell(&self, event: &EventFd, address: u64) -> io::Result<()>;
     /// Undoes [`Wiring::attach_doorbell`].
@@ -100,6 +102,10 @@ impl Wiring for KvmWiring {
 
     fn detach_interrupt(&self, event: &EventFd, line: Line) -> io::Result<()> {
         Ok(self.vm.unregister_irqfd(event, line)?)
+    }
+
+    fn set_line(&self, line: Line, level: bool) -> io::Result<()> {
+        Ok(self.vm.set_irq_line(line, level)?)
     }
 
     fn attach_doorbell(&self, event: &EventFd, address: u64) -> io::Result<()> {

@@ -3,22 +3,34 @@
 //! Source: Advanced Configuration and Power Interface Specification 6.4, chapter 5; PCI Firmware Specification 3.0,
 //! 4.1.2 (MCFG).
 
-mod aml;
-
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate,
+    Scope, ZERO,
+};
+use acpi_tables::facs::FACS;
+use acpi_tables::fadt::{FADT, FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace as Space, GAS};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::devices::power::{PM1_CONTROL, PM1_EVENT, RESET_CONTROL, RESET_CPU};
-use crate::layout::{ACPI_TABLES, ECAM};
+use crate::devices::power::{PM1_CONTROL, PM1_EVENT, RESET_CONTROL, RESET_CPU, SCI_LINE};
+use crate::devices::serial::{COM1, COM1_LINE, PORTS};
+use crate::layout::{ACPI_TABLES, ECAM, PCI_MMIO, PCI_MMIO_END};
 use crate::memory::GuestRam;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
-/// The line of the system control interrupt; nothing raises it.
-const SCI_LINE: u8 = 9;
 /// Octets of the header that most tables share (5.2.6).
 const HEADER: usize = 36;
-/// Octets of a FADT of revision 6.
-const FADT: usize = 276;
+/// Who made the tables (5.2.6): OEMID, OEM table ID, OEM revision.
+const OEM: [u8; 6] = *b"ENLGHT";
+const OEM_TABLE: [u8; 8] = *b"ENLIGHT ";
+const OEM_REVISION: u32 = 1;
 
 /// Writes all tables for `vcpus` processors; returns the address of the root pointer.
 pub(crate) fn write(ram: &GuestRam, vcpus: u8) -> Result<u64, GuestMemoryError> {
@@ -26,17 +38,17 @@ pub(crate) fn write(ram: &GuestRam, vcpus: u8) -> Result<u64, GuestMemoryError> 
         ram,
         next: ACPI_TABLES,
     };
-    let facs = area.put(&facs())?;
-    let dsdt = area.put(&table(*b"DSDT", 2, &aml::description()))?;
-    let fadt = area.put(&fadt(facs, dsdt))?;
-    let madt = area.put(&table(*b"APIC", 4, &processors(vcpus)))?;
-    let mcfg = area.put(&table(*b"MCFG", 1, &configuration_window()))?;
-    let addresses: Vec<u8> = [fadt, madt, mcfg]
-        .iter()
-        .flat_map(|address| address.to_le_bytes())
-        .collect();
-    let xsdt = area.put(&table(*b"XSDT", 1, &addresses))?;
-    area.put(&root_pointer(xsdt))
+    let facs = area.put(&octets(&FACS::new()))?;
+    let dsdt = area.put(&table(*b"DSDT", 2, &namespace()))?;
+    let fadt = area.put(&octets(&fixed(facs, dsdt)))?;
+    let madt = area.put(&processors(vcpus))?;
+    let mcfg = area.put(&octets(&configuration_window()))?;
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+    for table in [fadt, madt, mcfg] {
+        xsdt.add_entry(table);
+    }
+    let xsdt = area.put(&octets(&xsdt))?;
+    area.put(&octets(&Rsdp::new(OEM, xsdt)))
 }
 
 /// Memory that is filled from its beginning.
@@ -55,97 +67,109 @@ impl Area<'_> {
     }
 }
 
-/// A table: the common header, then `body`.
+fn octets(table: &dyn Aml) -> Vec<u8> {
+    let mut octets = Vec::new();
+    table.to_aml_bytes(&mut octets);
+    octets
+}
+
+/// The common header, then `body`.
 fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
-    let mut table = signature.to_vec();
-    table.extend((HEADER as u32 + body.len() as u32).to_le_bytes());
-    table.extend([revision, 0]);
-    table.extend(b"ENLGHTENLIGHT ");
-    table.extend(1_u32.to_le_bytes());
-    table.extend(b"ENLT");
-    table.extend(1_u32.to_le_bytes());
-    table.extend(body);
-    set_checksum(&mut table, 9);
-    table
-}
-
-/// Root system description pointer (5.2.5.3).
-fn root_pointer(xsdt: u64) -> Vec<u8> {
-    let mut pointer = b"RSD PTR \0ENLGHT\x02\0\0\0\0".to_vec();
-    set_checksum(&mut pointer, 8);
-    pointer.extend(36_u32.to_le_bytes());
-    pointer.extend(xsdt.to_le_bytes());
-    pointer.extend([0; 4]);
-    set_checksum(&mut pointer, 32);
-    pointer
-}
-
-/// Firmware control structure (5.2.10): there is no firmware to control.
-fn facs() -> Vec<u8> {
-    let mut facs = b"FACS".to_vec();
-    facs.extend(64_u32.to_le_bytes());
-    facs.resize(64, 0);
-    facs[32] = 2;
-    facs
+    let mut table = Sdt::new(signature, HEADER as u32, revision, OEM, OEM_TABLE, OEM_REVISION);
+    table.append_slice(body);
+    table.as_slice().to_vec()
 }
 
 /// Fixed ACPI description table (5.2.9).
-fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
-    let mut body = vec![0; FADT - HEADER];
-    let mut put = |offset: usize, octets: &[u8]| {
-        for (cell, octet) in body.iter_mut().skip(offset - HEADER).zip(octets) {
-            *cell = *octet;
-        }
-    };
-    put(36, &(facs as u32).to_le_bytes());
-    put(40, &(dsdt as u32).to_le_bytes());
-    put(46, &[SCI_LINE, 0]);
-    put(56, &u32::from(PM1_EVENT).to_le_bytes());
-    put(64, &u32::from(PM1_CONTROL).to_le_bytes());
-    put(88, &[4, 2]);
+fn fixed(facs: u64, dsdt: u64) -> FADT {
+    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
+        .firmware_ctrl_32(facs as u32)
+        .flag(Flags::Wbinvd)
+        // The power button is fixed hardware; of a sleep button there is not even a description.
+        .flag(Flags::SlpButton)
+        .flag(Flags::ResetRegSup);
+    fadt.dsdt = (dsdt as u32).into();
+    fadt.x_dsdt = dsdt.into();
+    fadt.sci_int = (SCI_LINE as u16).into();
+    fadt.pm1a_evt_blk = u32::from(PM1_EVENT).into();
+    fadt.pm1a_cnt_blk = u32::from(PM1_CONTROL).into();
+    (fadt.pm1_evt_len, fadt.pm1_cnt_len) = (4, 2);
     // Latencies beyond their limits: there are no processor power states.
-    put(96, &[0xff; 4]);
+    (fadt.p_lvl2_lat, fadt.p_lvl3_lat) = (0xffff.into(), 0xffff.into());
     // Legacy devices, but no keyboard controller, no VGA, no CMOS clock.
-    put(109, &0b10_0101_u16.to_le_bytes());
-    // WBINVD works, no fixed buttons, and the reset register exists.
-    put(112, &(1_u32 | 1 << 4 | 1 << 5 | 1 << 10).to_le_bytes());
-    put(116, &[1, 8, 0, 1]);
-    put(120, &u64::from(RESET_CONTROL).to_le_bytes());
-    put(128, &[RESET_CPU | 2]);
-    put(140, &dsdt.to_le_bytes());
-    table(*b"FACP", 6, &body)
+    fadt.iapc_boot_arch = 0b10_0101.into();
+    fadt.reset_reg = GAS::new(
+        Space::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        RESET_CONTROL.into(),
+    );
+    fadt.reset_value = RESET_CPU | 2;
+    fadt.finalize()
 }
 
-/// Multiple APIC description (5.2.12): processors, the I/O APIC, the level-triggered SCI, NMI at LINT1.
+/// Multiple APIC description (5.2.12): processors, the I/O APIC, the level-triggered SCI, NMI at LINT1. The crate's own
+/// type of this table says that there are no 8259s, and knows neither overrides nor NMIs.
 fn processors(vcpus: u8) -> Vec<u8> {
     let mut body = LOCAL_APIC.to_le_bytes().to_vec();
     // The two PICs exist.
     body.extend(1_u32.to_le_bytes());
     for id in 0..vcpus {
-        body.extend([0, 8, id, id, 1, 0, 0, 0]);
+        body.extend(octets(&ProcessorLocalApic::new(id, id, EnabledStatus::Enabled)));
     }
-    body.extend([1, 12, vcpus, 0]);
-    body.extend(IO_APIC.to_le_bytes());
-    body.extend([0; 4]);
-    body.extend([2, 10, 0, SCI_LINE, SCI_LINE, 0, 0, 0, 0b1101, 0]);
+    body.extend(octets(&IoApic::new(vcpus, IO_APIC, 0)));
+    body.extend([2, 10, 0, SCI_LINE as u8, SCI_LINE as u8, 0, 0, 0, 0b1101, 0]);
     body.extend([4, 6, 0xff, 0, 0, 1]);
-    body
+    table(*b"APIC", 4, &body)
 }
 
 /// Where the configuration space of PCI bus 0 is mapped.
-fn configuration_window() -> Vec<u8> {
-    let mut body = vec![0; 8];
-    body.extend(ECAM.to_le_bytes());
-    body.extend([0; 8]);
-    body
+fn configuration_window() -> MCFG {
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(ECAM, 0, 0, 0);
+    mcfg
 }
 
-/// Makes the sum of all octets zero.
-fn set_checksum(octets: &mut [u8], at: usize) {
-    let sum = octets.iter().fold(0_u8, |sum, octet| sum.wrapping_add(*octet));
-    if let Some(checksum) = octets.get_mut(at) {
-        *checksum = checksum.wrapping_sub(sum);
-    }
+/// What there is on the system bus, and soft-off (7.4.2).
+fn namespace() -> Vec<u8> {
+    let (bridge, console) = (pci(), console());
+    let bus = Scope::raw("_SB_".into(), [bridge, console].concat());
+    let off = Name::new("_S5_".into(), &Package::new(vec![&ZERO, &ZERO, &ZERO, &ZERO]));
+    [bus, octets(&off)].concat()
+}
+
+/// PCI bus 0, its configuration ports, and the memory that its functions may decode.
+fn pci() -> Vec<u8> {
+    let (first, last) = (PCI_MMIO as u32, PCI_MMIO_END as u32 - 1);
+    let buses = AddressSpace::new_bus_number(0_u16, 0);
+    let ports = IO::new(0xcf8, 0xcf8, 1, 8);
+    let memory = AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None);
+    let resources = ResourceTemplate::new(vec![&buses, &ports, &memory]);
+    octets(&Device::new(
+        "PCI0".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0A08")),
+            &Name::new("_CID".into(), &EISAName::new("PNP0A03")),
+            &Name::new("_UID".into(), &ZERO),
+            &Name::new("_CRS".into(), &resources),
+        ],
+    ))
+}
+
+/// The 16550 at COM1.
+fn console() -> Vec<u8> {
+    let ports = IO::new(COM1, COM1, 1, PORTS as u8);
+    let line = Interrupt::new(true, true, false, false, COM1_LINE);
+    let resources = ResourceTemplate::new(vec![&ports, &line]);
+    octets(&Device::new(
+        "COM1".into(),
+        vec![
+            &Name::new("_HID".into(), &EISAName::new("PNP0501")),
+            &Name::new("_UID".into(), &ZERO),
+            &Name::new("_CRS".into(), &resources),
+        ],
+    ))
 }
 
 #[cfg(test)]
@@ -190,7 +214,7 @@ mod tests {
         let names: Vec<_> = tables.iter().map(|table| &table[..4]).collect();
         assert_eq!(names, [b"FACP", b"APIC", b"MCFG"]);
         assert!(tables.iter().all(|table| sum(table) == 0));
-        assert_eq!(tables[0].len(), FADT);
+        assert_eq!(tables[0].len(), FADT::len());
         let dsdt = read(&ram, u64_at(&tables[0], 140));
         assert_eq!((&dsdt[..4], sum(&dsdt)), (&b"DSDT"[..], 0));
         assert_eq!(u64_at(&tables[2], 44), ECAM);
@@ -199,11 +223,27 @@ mod tests {
     #[test]
     fn processor_entries_fill_the_table() {
         let body = processors(3);
+        let body = &body[HEADER..];
         let (mut at, mut counts) = (8, [0; 5]);
         while at < body.len() {
             counts[usize::from(body[at])] += 1;
             at += usize::from(body[at + 1]);
         }
         assert_eq!((at, counts), (body.len(), [3, 1, 1, 0, 1]));
+    }
+
+    #[test]
+    fn the_power_button_is_fixed_hardware() {
+        let fadt = octets(&fixed(0x1000, 0x2000));
+        let flags = u32::from_le_bytes(fadt[112..116].try_into().expect("four octets"));
+        assert_eq!(flags & Flags::PwrButton as u32, 0, "no control method button");
+        assert_ne!(flags & Flags::SlpButton as u32, 0, "no sleep button of any kind");
+        assert_eq!((fadt[46], fadt[88], fadt[89]), (SCI_LINE as u8, 4, 2));
+        assert_eq!((sum(&fadt), fadt[128]), (0, RESET_CPU | 2));
+    }
+
+    #[test]
+    fn soft_off_is_a_package_of_zeros() {
+        assert!(namespace().ends_with(&[8, b'_', b'S', b'5', b'_', 0x12, 6, 4, 0, 0, 0, 0]));
     }
 }

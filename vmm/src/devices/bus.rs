@@ -12,7 +12,7 @@ use crate::stop::StopReason;
 pub(crate) struct Bus {
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) pci: Arc<PciRoot>,
-    pub(crate) power: Power,
+    pub(crate) power: Arc<Power>,
     pub(crate) marks: Marks,
 }
 
@@ -56,6 +56,7 @@ impl Bus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::FakeWiring;
 
     #[test]
     fn ports_and_memory_nobody_owns_read_as_ones() {
@@ -63,7 +64,7 @@ mod tests {
         let bus = Bus {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(Vec::new())),
-            power: Power::default(),
+            power: Arc::new(Power::new(Arc::new(FakeWiring::default()))),
             marks: Marks::default(),
         };
         let mut data = [0; 4];

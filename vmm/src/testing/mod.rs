@@ -3,6 +3,7 @@
 pub(crate) mod driver;
 pub(crate) mod switch;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
@@ -117,6 +118,7 @@ pub(crate) struct FakeWiring(Mutex<FakeWires>);
 struct FakeWires {
     messages: Vec<MsiMessage>,
     wires: Vec<(RawFd, Wire)>,
+    levels: BTreeMap<Line, bool>,
     refuse: bool,
 }
 
@@ -140,6 +142,11 @@ impl FakeWiring {
             .iter()
             .filter(|(_, wire)| which(*wire))
             .count()
+    }
+
+    /// What a legacy line was last set to.
+    pub(crate) fn level(&self, line: Line) -> Option<bool> {
+        self.0.lock().levels.get(&line).copied()
     }
 
     /// From now on attachments and lines are refused.
@@ -197,6 +204,11 @@ impl Wiring for FakeWiring {
 
     fn detach_interrupt(&self, event: &EventFd, line: Line) -> io::Result<()> {
         self.detach(event, Wire::Interrupt(line))
+    }
+
+    fn set_line(&self, line: Line, level: bool) -> io::Result<()> {
+        self.0.lock().levels.insert(line, level);
+        Ok(())
     }
 
     fn attach_doorbell(&self, event: &EventFd, address: u64) -> io::Result<()> {

@@ -108,7 +108,7 @@ impl Board {
         let bus = Arc::new(Bus {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(slots.functions)),
-            power: Power::default(),
+            power: Arc::new(Power::new(wiring)),
             marks: Marks::default(),
         });
         let board = Self {
@@ -155,6 +155,7 @@ impl Board {
 
     fn each_device(&self, mut what: impl FnMut(&mut dyn Lifecycle)) {
         what(&mut Arc::clone(&self.bus.serial));
+        what(&mut Arc::clone(&self.bus.power));
         what(&mut Arc::clone(&self.bus.pci));
     }
 }

@@ -160,7 +160,9 @@ impl Events {
         while let Some(request) = self.desk.take() {
             match request {
                 Request::PowerButton(reply) => {
-                    drop(reply.send(Err(RequestError::Unready("there is no power button yet"))));
+                    let heard = board.bus.power.press_button();
+                    let deaf = RequestError::Unready("the guest has not enabled the power button (yet)");
+                    drop(reply.send(if heard { Ok(()) } else { Err(deaf) }));
                 }
                 Request::Pause(reply) => drop(reply.send(vm.pause(board))),
                 Request::Resume(reply) => {
