@@ -3,6 +3,7 @@
 //! This crate is the program: command line, configuration, control socket and lab. The work is done by the crates
 //! `vswitch`, `introspection`, `offload` and `vmm`.
 
+pub mod agent;
 pub mod capture;
 pub mod cli;
 pub mod config;

@@ -17,7 +17,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 
 use crate::control::{Client, default_path};
-use crate::lab;
+use crate::{agent, lab};
 
 /// A hypervisor and virtual switch that explain what packet introspection costs.
 #[derive(Debug, Parser)]
@@ -55,6 +55,9 @@ enum Command {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
+    if agent::is_asked_for() {
+        agent::run();
+    }
     let cli = Cli::parse();
     log();
     match perform(cli.command) {

@@ -10,13 +10,20 @@ use serde::{Deserialize, Serialize};
 /// strike first, and the picture would show that instead.
 pub(super) const MAX_ACK_DELAY_MS: u64 = 900;
 
+/// Windows' delayed ACK.
+const DEFAULT_ACK_DELAY_MS: u64 = 200;
+/// The longest that Linux delays an ACK (`TCP_DELACK_MAX`); the shortest is 40 ms (`TCP_DELACK_MIN`).
+const LINUX_ACK_DELAY_MS: u64 = 200;
+
 const EXAMPLE: &str = "Examples:
   enlight lab
       Three profiles, one after the other, on two small KVM guests; the result as a table.
   enlight lab --filter off,inspect,serialize --workload wwr --ack-delay 200 --json
       The same, for a program to read.
   enlight lab --ack-delay 40 --out report
-      Writes report/report.html, report/report.json and report/capture.pcapng too.";
+      Writes report/report.html, report/report.json and report/capture.pcapng too.
+  enlight lab --distro
+      The same between two guests that run Debian's kernel, with Linux' own delayed ACK.";
 
 /// Measure what each filter profile does to latency between two guests, and why.
 ///
@@ -40,9 +47,10 @@ pub struct Args {
     pub workload: Workload,
 
     /// How long both guests may delay an ACK, in milliseconds; 0 sends each at once
-    #[arg(long, value_name = "MS", default_value = "200", allow_negative_numbers = true,
+    /// [default: 200]
+    #[arg(long, value_name = "MS", allow_negative_numbers = true,
           value_parser = clap::value_parser!(u64).range(0..=MAX_ACK_DELAY_MS))]
-    pub ack_delay: u64,
+    pub ack_delay: Option<u64>,
 
     /// Leave Nagle's algorithm on in both guests
     #[arg(long)]
@@ -65,6 +73,22 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "auto")]
     pub guests: GuestChoice,
 
+    /// Boot this Linux kernel (vmlinuz or vmlinux) in both guests instead of the small ones: their TCP is Linux' own
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["guests", "distro"])]
+    pub kernel: Option<PathBuf>,
+
+    /// The directory of the kernel's modules; /lib/modules/RELEASE if it is not named
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub modules: Option<PathBuf>,
+
+    /// Boot Debian's cloud kernel in both guests; it is fetched with apt once, and kept in the user's cache
+    #[arg(long, conflicts_with = "guests")]
+    pub distro: bool,
+
+    /// Set this in the Linux guests, such as net.ipv4.tcp_sack=0; may be repeated
+    #[arg(long = "sysctl", value_name = "KEY=VALUE", value_parser = parse_setting)]
+    pub sysctls: Vec<String>,
+
     /// Write report.html, report.json and capture.pcapng to this directory; it is made if it does not exist
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -72,6 +96,27 @@ pub struct Args {
     /// Print the result as JSON, and nothing else
     #[arg(long)]
     pub json: bool,
+}
+
+impl Args {
+    /// How long the small guests may delay an ACK, in milliseconds.
+    pub fn ack_delay_ms(&self) -> u64 {
+        self.ack_delay.unwrap_or(DEFAULT_ACK_DELAY_MS)
+    }
+
+    /// Whether the guests are to run Linux.
+    pub fn wants_linux(&self) -> bool {
+        self.distro || self.kernel.is_some()
+    }
+
+    /// How long a transaction that meets a delayed ACK may take, in milliseconds, for waiting long enough.
+    pub(super) fn expected_ack_delay_ms(&self) -> u64 {
+        if self.wants_linux() {
+            LINUX_ACK_DELAY_MS
+        } else {
+            self.ack_delay_ms()
+        }
+    }
 }
 
 /// What client and server do.
@@ -109,6 +154,22 @@ pub enum GuestChoice {
     Kvm,
     /// Two endpoint ports of the switch.
     Endpoint,
+}
+
+/// Reads a kernel setting: a name of letters, digits, dots, dashes and underscores, and a value on one line.
+fn parse_setting(text: &str) -> Result<String, String> {
+    let sound = |c: char| c.is_ascii_alphanumeric() || ".-_/".contains(c);
+    match text.split_once('=') {
+        Some((key, value))
+            if !key.is_empty()
+                && key.chars().all(sound)
+                && !key.split(['.', '/']).any(str::is_empty)
+                && !value.chars().any(char::is_control) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err(format!("\"{text}\" is no setting; write net.ipv4.tcp_sack=0")),
+    }
 }
 
 /// Reads a number of seconds, whole or not, with or without an `s` behind it.
@@ -150,7 +211,8 @@ mod tests {
         let args = parse(&[]).unwrap();
         assert_eq!(args.filters, [Profile::Off, Profile::Inspect, Profile::Serialize]);
         assert_eq!(args.workload, Workload::Wwr);
-        assert_eq!(args.ack_delay, 200);
+        assert_eq!(args.ack_delay_ms(), 200);
+        assert!(!args.wants_linux());
         assert!(!args.nagle && !args.json && args.out.is_none() && args.deadline.is_none());
         assert_eq!(args.duration, Duration::from_secs(8));
         assert_eq!(args.size, 64);
@@ -161,7 +223,18 @@ mod tests {
         let args = parse(&["--filter", "hold,off", "--duration", "2.5", "--ack-delay", "0"]).unwrap();
         assert_eq!(args.filters, [Profile::Hold, Profile::Off]);
         assert_eq!(args.duration, Duration::from_millis(2500));
-        assert_eq!(args.ack_delay, 0);
+        assert_eq!(args.ack_delay_ms(), 0);
+        let args = parse(&[
+            "--kernel",
+            "k",
+            "--modules",
+            "m",
+            "--sysctl",
+            "net.ipv4.tcp_rmem=1 2 3",
+        ])
+        .unwrap();
+        assert!(args.wants_linux() && args.modules.is_some());
+        assert_eq!(args.sysctls, ["net.ipv4.tcp_rmem=1 2 3"]);
         assert_eq!(
             parse(&["--duration", "3s"]).unwrap().duration,
             Duration::from_secs(3)
@@ -182,6 +255,12 @@ mod tests {
             (&["--size", "1"], "2..=16384"),
             (&["--deadline", "0"], "1..=60000"),
             (&["--guests", "xen"], "endpoint"),
+            (&["--guests", "kvm", "--distro"], "cannot be used with"),
+            (&["--kernel", "k", "--distro"], "cannot be used with"),
+            (&["--modules", "m"], "--kernel"),
+            (&["--distro", "--sysctl", "net..x=1"], "no setting"),
+            (&["--distro", "--sysctl", "tcp_sack"], "no setting"),
+            (&["--distro", "--sysctl", "a=1\n2"], "no setting"),
         ] {
             let message = parse(words).expect_err("refused");
             assert!(message.contains(needle), "{words:?}: {message}");

@@ -30,6 +30,10 @@ pub(super) fn sentence(
 /// then, when it has other work to do.
 const RARE: u64 = 20;
 
+/// Why Linux' ACKs come late: `TCP_DELACK_MIN`, and quick-ACK mode, in `net/ipv4/tcp_input.c` and `tcp_output.c`.
+const LINUX_POLICY: &str = "; Linux delays an ACK by 40 to 200 ms unless more than a full segment waits for it, and sends \
+                            the first 16 of a flow at once";
+
 /// Width of the distribution's buckets: smaller differences are none.
 const RESOLUTION: f64 = 0.01;
 
@@ -106,8 +110,12 @@ fn stalled(run: &Run, settings: &Settings, guests: &[GuestInfo]) -> String {
         } else {
             format!("the sender waited for {who}'s delayed ACK")
         };
+        let policy = match settings.ack_delay_ms {
+            Some(_) => "",
+            None => LINUX_POLICY,
+        };
         format!(
-            "{what}, {gap} later {}{}",
+            "{what}, {gap} later {}{}{policy}",
             of(stalls.delayed_ack),
             rest(stalls.delayed_ack)
         )
@@ -188,6 +196,16 @@ mod tests {
             "+200.1 ms at p50 (41.0 µs → 200.1 ms): the filter held the second write until 192.0.2.2's delayed ACK, \
              200.1 ms later (37 of 38 transactions)"
         );
+    }
+
+    #[test]
+    fn linux_policy_is_named_where_it_is_linux() {
+        let mut report = fixture::report();
+        report.settings.ack_delay_ms = None;
+        let text = sentence_of(&report, &report.runs[2]);
+        assert!(text.ends_with("sends the first 16 of a flow at once"), "{text}");
+        let quiet = sentence_of(&report, &report.runs[1]);
+        assert!(!quiet.contains("Linux"), "{quiet}");
     }
 
     #[test]

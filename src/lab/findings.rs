@@ -5,7 +5,7 @@ use introspection::stall::{Stall, StallCause};
 use introspection::{Instant, Profile, Rule, RuleAction, RuleProtocol};
 use vswitch::control::SwitchStats;
 
-use super::report::{DirectionStages, Evidence, StageMeans, Stalls};
+use super::report::{DirectionStages, Evidence, Run, StageMeans, Stalls};
 use super::timeline::NamedGap;
 
 /// Stalls whose evidence is kept for each run.
@@ -86,6 +86,18 @@ pub(super) fn evidence(stalls: &[Stall], began: Instant) -> Vec<Evidence> {
     stalls.iter().take(MAX_EVIDENCE).map(piece).collect()
 }
 
+/// The median time that an ACK came late for which payload waited, in milliseconds, over the evidence of all runs.
+pub(super) fn seen_ack_delay_ms(runs: &[Run]) -> Option<f64> {
+    let mut gaps: Vec<f64> = runs
+        .iter()
+        .flat_map(|run| &run.evidence)
+        .filter(|evidence| evidence.cause == cause(StallCause::DelayedAck))
+        .map(|evidence| evidence.gap_ms)
+        .collect();
+    gaps.sort_by(f64::total_cmp);
+    gaps.get(gaps.len() / 2).copied()
+}
+
 /// Stalls as gaps that a time-line can name.
 pub(super) fn named_gaps(stalls: &[Stall]) -> Vec<NamedGap> {
     let gap = |stall: &Stall| NamedGap {
@@ -132,6 +144,14 @@ mod tests {
         assert_eq!((stages.copy, stages.hold), (1.5, 75.0));
         assert!((residence - stages.sum()).abs() < 1e-9);
         assert_eq!(together(&[]), (StageMeans::default(), 0.0));
+    }
+
+    #[test]
+    fn the_ack_delay_seen_is_the_median() {
+        let report = crate::lab::fixture::report();
+        let seen = seen_ack_delay_ms(&report.runs).expect("serialize waited for ACKs");
+        assert!((199.0..202.0).contains(&seen), "{seen}");
+        assert_eq!(seen_ack_delay_ms(&report.runs[..2]), None);
     }
 
     #[test]

@@ -15,8 +15,9 @@ pub(super) fn report() -> LabReport {
     let settings = Settings {
         workload: Workload::Wwr,
         size: 64,
-        ack_delay_ms: 200,
+        ack_delay_ms: Some(200),
         nagle: false,
+        sysctls: Vec::new(),
         duration_s: 8.0,
         deadline_ms: None,
         filter_port: "client".to_owned(),
@@ -24,6 +25,7 @@ pub(super) fn report() -> LabReport {
     let guest = |name: &str, ip: &str| GuestInfo {
         name: name.to_owned(),
         ip: ip.to_owned(),
+        system: None,
         first_frame_ms: Some(61.0),
         memory_mib: Some(16),
         memory_overhead_kib: Some(4_200),
@@ -53,6 +55,7 @@ pub(super) fn report() -> LabReport {
             command: "enlight lab".to_owned(),
         },
         settings,
+        ack_delay_seen_ms: Some(200.1),
         guests_info,
         runs,
     }

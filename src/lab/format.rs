@@ -1,5 +1,7 @@
 //! Numbers for people.
 
+use super::report::LabReport;
+
 /// A time that is given in microseconds: three to four figures and a unit.
 pub(super) fn micros(us: f64) -> String {
     if us >= 999_950.0 {
@@ -12,6 +14,15 @@ pub(super) fn micros(us: f64) -> String {
         format!("{us:.1} µs")
     } else {
         format!("{us:.2} µs")
+    }
+}
+
+/// How long the guests may delay an ACK, or, where that is Linux' own affair, how long they did.
+pub(super) fn ack_delay(report: &LabReport) -> String {
+    match (report.settings.ack_delay_ms, report.ack_delay_seen_ms) {
+        (Some(ms), _) => format!("{ms} ms"),
+        (None, Some(seen)) => format!("Linux' own (seen: {seen:.0} ms)"),
+        (None, None) => "Linux' own (none seen)".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `enlight lab`: what each filter profile does to latency between two guests, and why.
 //!
-//! The switch runs in this process. Client and server are two virtual machines, or, without KVM, two endpoints inside
-//! the switch. [`session`] goes through the profiles, [`report`] is what comes out, and [`table`] and [`html`] show it.
+//! The switch runs in this process. Client and server are two virtual machines with the micro-guest or with Linux, or,
+//! without KVM, two endpoints inside the switch. [`session`] goes through the profiles, [`report`] is what comes out, and [`table`] and [`html`] show it.
 
 mod args;
 mod explain;
@@ -28,17 +28,17 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use vswitch::Switch;
 use vswitch::control::SwitchConfig;
 
 pub use args::{Args, GuestChoice, Workload};
 
-use guests::{EndpointGuests, Guests, KvmGuests, Listener};
+use guests::{EndpointGuests, Guests, KvmGuests, Linux, Listener};
 use interrupt::Interrupt;
 use private_dir::PrivateDir;
 use progress::Progress;
-use report::{GuestKind, LabReport, Settings};
+use report::{GuestKind, LabReport, Run, Settings};
 use session::{FILTER_PORT, Measured, Session};
 
 /// Time that a profile takes beyond its measuring, for the progress bar.
@@ -54,7 +54,7 @@ pub fn run(args: Args) -> Result<()> {
     if let Some(dir) = &args.out {
         output::prepare(dir)?;
     }
-    let choice = choose(args.guests)?;
+    let choice = choose(&args)?;
     if let Some(note) = choice.note.as_ref().filter(|_| !args.json) {
         eprintln!("{note}");
     }
@@ -68,15 +68,30 @@ pub fn run(args: Args) -> Result<()> {
 /// What is to run client and server, and what is to be said about it.
 struct Choice {
     kind: GuestKind,
+    linux: Option<Linux>,
     kvm: String,
     note: Option<String>,
 }
 
-fn choose(wanted: GuestChoice) -> Result<Choice> {
+fn choose(args: &Args) -> Result<Choice> {
     let probed = guests::probe_kvm();
-    match (wanted, probed) {
+    if args.wants_linux() {
+        let kvm = probed.map_err(|why| anyhow!("no Linux guests: {why}"))?;
+        guests::can_run(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())?;
+        return Ok(Choice {
+            kind: GuestKind::Linux,
+            linux: Some(Linux::choose(args)?),
+            kvm,
+            note: None,
+        });
+    }
+    if !args.sysctls.is_empty() {
+        bail!("--sysctl sets something in Linux guests; add --distro or --kernel FILE");
+    }
+    match (args.guests, probed) {
         (GuestChoice::Auto | GuestChoice::Kvm, Ok(kvm)) => Ok(Choice {
             kind: GuestKind::Kvm,
+            linux: None,
             kvm,
             note: None,
         }),
@@ -85,6 +100,7 @@ fn choose(wanted: GuestChoice) -> Result<Choice> {
             let note = format!("Without KVM client and server run inside the switch: {why}.");
             Ok(Choice {
                 kind: GuestKind::Endpoint,
+                linux: None,
                 kvm: why,
                 note: Some(note),
             })
@@ -93,6 +109,7 @@ fn choose(wanted: GuestChoice) -> Result<Choice> {
             let kvm = format!("{} (not used)", probed.unwrap_or_else(|_| "no KVM".to_owned()));
             Ok(Choice {
                 kind: GuestKind::Endpoint,
+                linux: None,
                 kvm,
                 note: None,
             })
@@ -104,8 +121,9 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
     let settings = Settings {
         workload: args.workload,
         size: args.size,
-        ack_delay_ms: args.ack_delay,
+        ack_delay_ms: choice.linux.is_none().then(|| args.ack_delay_ms()),
         nagle: args.nagle,
+        sysctls: args.sysctls.clone(),
         duration_s: args.duration.as_secs_f64(),
         deadline_ms: args.deadline,
         filter_port: FILTER_PORT.to_owned(),
@@ -114,7 +132,9 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
     let dir = PrivateDir::new()?;
     let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
     let guests: Box<dyn Guests + '_> = match choice.kind {
-        GuestKind::Kvm => Box::new(KvmGuests::start(&switch, &dir, args)?),
+        GuestKind::Kvm | GuestKind::Linux => {
+            Box::new(KvmGuests::start(&switch, &dir, args, choice.linux.as_ref())?)
+        }
         GuestKind::Endpoint => Box::new(EndpointGuests::start(&switch, args)?),
     };
     let mut listener = Listener::new(guests, interrupt);
@@ -130,14 +150,16 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
     let guests_info = std::mem::take(&mut session.info);
     progress.finish();
     let measured = measured?;
+    let runs: Vec<Run> = measured.iter().map(|measured| measured.run.clone()).collect();
     let report = LabReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         guests: choice.kind,
         guests_note: choice.note,
         host: host::facts(choice.kvm),
         settings,
+        ack_delay_seen_ms: findings::seen_ack_delay_ms(&runs),
         guests_info,
-        runs: measured.iter().map(|measured| measured.run.clone()).collect(),
+        runs,
     };
     Ok((report, measured))
 }

@@ -21,6 +21,9 @@ pub struct LabReport {
     pub host: HostFacts,
     /// What was asked for.
     pub settings: Settings,
+    /// How late ACKs came that payload waited for, in milliseconds: the median of the evidence of all profiles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_delay_seen_ms: Option<f64>,
     /// One entry a guest.
     pub guests_info: Vec<GuestInfo>,
     /// One entry a profile, in the order of the command line.
@@ -31,8 +34,10 @@ pub struct LabReport {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum GuestKind {
-    /// Two KVM virtual machines.
+    /// Two KVM virtual machines with the micro-guest.
     Kvm,
+    /// Two KVM virtual machines with Linux.
+    Linux,
     /// Two endpoint ports inside the switch.
     Endpoint,
 }
@@ -63,10 +68,14 @@ pub struct Settings {
     pub workload: Workload,
     /// Octets of a request and of a response.
     pub size: u32,
-    /// Longest ACK delay of both guests, in milliseconds.
-    pub ack_delay_ms: u64,
+    /// Longest ACK delay of both guests, in milliseconds; `None` when that is Linux' own affair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_delay_ms: Option<u64>,
     /// Whether Nagle's algorithm is on in both guests.
     pub nagle: bool,
+    /// What was set in the guests' `/proc/sys`, as `KEY=VALUE`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sysctls: Vec<String>,
     /// Seconds measured for each profile.
     pub duration_s: f64,
     /// Longest that a filter may hold a frame, when the command line named it.
@@ -83,6 +92,9 @@ pub struct GuestInfo {
     pub name: String,
     /// Its address.
     pub ip: String,
+    /// Its operating system and release, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// Milliseconds from the start of its process to its first frame; `None` where there is no machine to boot.
     pub first_frame_ms: Option<f64>,
     /// Memory that the guest was given, in MiB.

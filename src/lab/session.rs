@@ -23,6 +23,8 @@ pub(super) const FILTER_PORT: &str = "client";
 
 /// How long a guest may take to boot and be ready.
 const BOOT: Duration = Duration::from_secs(30);
+/// How long Linux may take for that on a slow machine.
+const LINUX_BOOT: Duration = Duration::from_mins(2);
 /// What a phase may take beyond what was asked for, on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The workload ends a phase after this many times its length at the latest.
@@ -56,15 +58,16 @@ impl Session<'_, '_> {
     /// Measures every profile.
     pub(super) fn measure(&mut self) -> Result<Vec<Measured>> {
         let mut all: Vec<Measured> = Vec::with_capacity(self.args.filters.len());
+        let boot = if self.args.wants_linux() { LINUX_BOOT } else { BOOT };
         self.progress.say("booting".to_owned());
         self.guests.wait(
             "the server's listening",
-            BOOT,
+            boot,
             || (),
             |_, line| matches!(line, Line::Listening { .. }).then_some(()),
         )?;
         self.guests.guests().start_client()?;
-        self.client_says(Line::Ready { phase: 0 }, "the client's being ready", BOOT)?;
+        self.client_says(Line::Ready { phase: 0 }, "the client's being ready", boot)?;
         for (phase, profile) in (0..).zip(self.args.filters.iter().copied()) {
             self.progress.begin(phase);
             let measured = self
@@ -130,11 +133,11 @@ impl Session<'_, '_> {
 
     /// Long enough for a few transactions, each of which may wait for an ACK.
     fn look_time(&self) -> Duration {
-        Duration::from_millis((self.args.ack_delay * 5 + 200).clamp(300, 3_000))
+        Duration::from_millis((self.args.expected_ack_delay_ms() * 5 + 200).clamp(300, 3_000))
     }
 
     fn warmup_time(&self) -> Duration {
-        Duration::from_millis(self.args.ack_delay) * WARMUP * 4
+        Duration::from_millis(self.args.expected_ack_delay_ms()) * WARMUP * 4
     }
 
     fn timeline(&self, frames: &[CapturedFrame]) -> Result<Timeline> {

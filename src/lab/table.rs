@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use introspection::stage::Stage;
 
-use super::format::{count, micros};
+use super::format::{ack_delay, count, micros};
 use super::report::{GuestKind, LabReport, Run, StageMeans};
 
 /// The whole report as text.
@@ -28,17 +28,21 @@ fn heading(text: &mut String, report: &LabReport) {
     let settings = &report.settings;
     let kind = match report.guests {
         GuestKind::Kvm => "two KVM guests",
+        GuestKind::Linux => "two Linux guests",
         GuestKind::Endpoint => "two endpoints inside the switch",
     };
     let _ = writeln!(
         text,
-        "Lab: {} between {kind}, {} octets, ACK delay {} ms, Nagle {}, filter on port \"{}\"",
+        "Lab: {} between {kind}, {} octets, ACK delay {}, Nagle {}, filter on port \"{}\"",
         settings.workload.name(),
         settings.size,
-        settings.ack_delay_ms,
+        ack_delay(report),
         if settings.nagle { "on" } else { "off" },
         settings.filter_port,
     );
+    if !settings.sysctls.is_empty() {
+        let _ = writeln!(text, "Set in both guests: {}", settings.sysctls.join(", "));
+    }
     let host = &report.host;
     let _ = writeln!(
         text,
@@ -50,6 +54,7 @@ fn heading(text: &mut String, report: &LabReport) {
     }
     for guest in &report.guests_info {
         let facts: Vec<String> = [
+            guest.system.clone(),
             guest
                 .first_frame_ms
                 .map(|ms| format!("first frame after {ms:.0} ms")),
@@ -200,6 +205,27 @@ mod tests {
                 "38"
             ]
         );
+    }
+
+    #[test]
+    fn linux_guests_are_named_with_what_was_seen_of_their_acks() {
+        let mut report = fixture::report();
+        report.guests = GuestKind::Linux;
+        report.settings.ack_delay_ms = None;
+        report.settings.sysctls = vec!["net.ipv4.tcp_sack=0".to_owned()];
+        report.ack_delay_seen_ms = Some(40.7);
+        report.guests_info[0].system = Some("Linux 6.1.0".to_owned());
+        let text = render(&report);
+        for needle in [
+            "between two Linux guests",
+            "ACK delay Linux' own (seen: 41 ms)",
+            "Guest client (192.0.2.1): Linux 6.1.0, first frame",
+            "net.ipv4.tcp_sack=0",
+        ] {
+            assert!(text.contains(needle), "{needle}:\n{text}");
+        }
+        report.ack_delay_seen_ms = None;
+        assert!(render(&report).contains("Linux' own (none seen)"));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Client {
                 Exchange::Request(Requester::new(size, parameters.workload == Workload::Wwr, gap))
             }
             Workload::Records => Exchange::Records(RecordReader::new(size)),
-            Workload::Stream => Exchange::Stream(Writer::new(), false, None),
+            Workload::Stream => Exchange::Stream(Writer::default(), false, None),
         };
         Self {
             parameters: *parameters,

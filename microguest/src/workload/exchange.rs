@@ -15,7 +15,7 @@ const CORRUPT: Failure = "the response differs from the request";
 const BAD_RECORD: Failure = "a record has an impossible length";
 
 /// Octets of a record's length field.
-const RECORD_HEADER: usize = 4;
+pub const RECORD_HEADER: usize = 4;
 /// A record is never longer.
 const MAX_RECORD: u32 = 4 << 20;
 
@@ -234,8 +234,19 @@ fn take_record(buffer: &[u8], position: usize, header: &mut [u8; RECORD_HEADER])
     (taken, taken)
 }
 
-/// The current record's length, once its header was read.
-fn record_length(header: [u8; RECORD_HEADER], position: usize) -> Result<Option<usize>, Failure> {
+/// A record of `segments` segments, all but the last one of `mss` octets; the last one of `size`.
+pub fn record(size: usize, segments: usize, mss: usize) -> Vec<u8> {
+    let last = if segments > 1 { size.min(mss) } else { size };
+    let length = (segments.saturating_sub(1) * mss + last).max(RECORD_HEADER);
+    let mut record: Vec<u8> = (0..length).map(|i| i as u8).collect();
+    for (octet, header) in record.iter_mut().zip((length as u32).to_le_bytes()) {
+        *octet = header;
+    }
+    record
+}
+
+/// A record's length, once the first `position` octets of it were read, which `header` has.
+pub fn record_length(header: [u8; RECORD_HEADER], position: usize) -> Result<Option<usize>, Failure> {
     if position < RECORD_HEADER {
         return Ok(None);
     }
@@ -257,16 +268,9 @@ pub(super) struct RecordWriter {
 }
 
 impl RecordWriter {
-    /// Records of `segments` segments, all but the last one of `mss` octets; the last one of `size`.
     pub(super) fn new(size: usize, segments: usize, mss: usize) -> Self {
-        let last = if segments > 1 { size.min(mss) } else { size };
-        let length = ((segments - 1) * mss + last).max(RECORD_HEADER);
-        let mut record: Vec<u8> = (0..length).map(|i| i as u8).collect();
-        for (octet, header) in record.iter_mut().zip((length as u32).to_le_bytes()) {
-            *octet = header;
-        }
         Self {
-            record,
+            record: record(size, segments, mss),
             request: size,
             unread: size,
             sent: 0,

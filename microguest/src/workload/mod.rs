@@ -22,8 +22,10 @@ mod server;
 mod stream;
 
 pub use client::Client;
+pub use exchange::{RECORD_HEADER, record, record_length};
+pub use phases::Phases;
 pub use server::Server;
-pub use stream::{BLOCK, Fnv};
+pub use stream::{BLOCK, Fnv, Position, Reader, Writer};
 
 use crate::report::Line;
 

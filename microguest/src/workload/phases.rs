@@ -10,9 +10,9 @@ use crate::report::Line;
 /// How many of the slowest transactions are reported.
 const SLOWEST: usize = 8;
 
-/// The phases of one client.
+/// The phases of one client: which transactions count, and what is reported when. Times are nanoseconds from any epoch.
 #[derive(Debug)]
-pub(super) struct Phases {
+pub struct Phases {
     parameters: Parameters,
     number: u32,
     stage: Stage,
@@ -39,7 +39,8 @@ enum Stage {
 }
 
 impl Phases {
-    pub(super) fn new(parameters: &Parameters) -> Self {
+    /// Phases that start once there is a connection.
+    pub fn new(parameters: &Parameters) -> Self {
         Self {
             parameters: *parameters,
             number: 0,
@@ -51,27 +52,29 @@ impl Phases {
     }
 
     /// The connection is there: the first phase starts with the next tick.
-    pub(super) fn start(&mut self) {
+    pub fn start(&mut self) {
         self.stage = Stage::Next;
     }
 
-    pub(super) fn is_over(&self) -> bool {
+    /// Whether all phases are over.
+    pub fn is_over(&self) -> bool {
         self.stage == Stage::Over
     }
 
-    pub(super) fn wants_go(&self) -> bool {
+    /// Whether traffic flows unmeasured until [`go`](Self::go).
+    pub fn wants_go(&self) -> bool {
         self.stage == Stage::Waiting
     }
 
     /// The host says go.
-    pub(super) fn go(&mut self, now: u64, sink: Sink<'_>) {
+    pub fn go(&mut self, now: u64, sink: Sink<'_>) {
         if self.wants_go() {
             self.warm_up(now, sink);
         }
     }
 
     /// Lets time pass: starts what is due, and ends a measurement whose transactions take too long.
-    pub(super) fn tick(&mut self, now: u64, sink: Sink<'_>) {
+    pub fn tick(&mut self, now: u64, sink: Sink<'_>) {
         match self.stage {
             Stage::Next if self.parameters.go == Go::Serial => {
                 self.stage = Stage::Waiting;
@@ -85,7 +88,7 @@ impl Phases {
     }
 
     /// When `tick` is needed next.
-    pub(super) fn deadline(&self) -> Option<u64> {
+    pub fn deadline(&self) -> Option<u64> {
         match self.stage {
             Stage::Next => Some(0),
             Stage::WarmUp { since, .. } => Some(since + self.length()),
@@ -97,7 +100,7 @@ impl Phases {
     }
 
     /// A transaction that began at `started` ended.
-    pub(super) fn transaction(&mut self, started: u64, now: u64, sink: Sink<'_>) {
+    pub fn transaction(&mut self, started: u64, now: u64, sink: Sink<'_>) {
         match &mut self.stage {
             Stage::WarmUp { left, .. } => {
                 *left -= 1;
@@ -116,7 +119,7 @@ impl Phases {
     }
 
     /// Whether the measurement should end.
-    pub(super) fn is_due(&self, now: u64) -> bool {
+    pub fn is_due(&self, now: u64) -> bool {
         let Stage::Measured { since } = self.stage else {
             return false;
         };
@@ -124,7 +127,7 @@ impl Phases {
     }
 
     /// Ends the measurement and reports it.
-    pub(super) fn finish(&mut self, now: u64, sink: Sink<'_>) {
+    pub fn finish(&mut self, now: u64, sink: Sink<'_>) {
         let Stage::Measured { since } = self.stage else {
             return;
         };
@@ -161,7 +164,7 @@ impl Phases {
     }
 
     /// The phase that is running or to come.
-    pub(super) fn number(&self) -> u32 {
+    pub fn number(&self) -> u32 {
         self.number
     }
 

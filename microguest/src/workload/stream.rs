@@ -31,9 +31,11 @@ impl Fnv {
 
 /// What a connection carried so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Position {
-    pub(super) octets: u64,
-    pub(super) hash: Fnv,
+pub struct Position {
+    /// Octets since the connection was made.
+    pub octets: u64,
+    /// Their hash.
+    pub hash: Fnv,
 }
 
 impl Position {
@@ -42,45 +44,56 @@ impl Position {
         self.octets += octets.len() as u64;
     }
 
-    fn left_in_block(self) -> usize {
+    /// Octets up to the current block's end.
+    pub fn left_in_block(self) -> usize {
         (BLOCK - self.octets % BLOCK) as usize
     }
 
-    pub(super) fn at_boundary(self) -> bool {
+    /// Whether a block ends here.
+    pub fn at_boundary(self) -> bool {
         self.octets.is_multiple_of(BLOCK)
     }
 }
 
 /// The sending end.
 #[derive(Debug)]
-pub(super) struct Writer {
-    pub(super) position: Position,
+pub struct Writer {
+    /// What was made so far.
+    pub position: Position,
     random: u64,
 }
 
-impl Writer {
-    pub(super) fn new() -> Self {
+impl Default for Writer {
+    fn default() -> Self {
         Self {
             position: Position::default(),
             random: 0x9e37_79b9_7f4a_7c15,
         }
     }
+}
 
-    /// Hands TCP what it takes of the current block, whose first octet tells whether a phase ends with it. Returns how much.
+impl Writer {
+    /// Makes the next octets of the current block, as many as `room` takes and the block has left; returns how many. The
+    /// block's first octet tells whether a phase ends with it.
+    pub fn make(&mut self, room: &mut [u8], last: bool) -> usize {
+        let len = room.len().min(self.position.left_in_block());
+        let Some(room) = room.get_mut(..len) else {
+            return 0;
+        };
+        fill(room, &mut self.random);
+        if self.position.at_boundary()
+            && let Some(first) = room.first_mut()
+        {
+            *first = u8::from(last);
+        }
+        self.position.advance(room);
+        len
+    }
+
+    /// Hands TCP what it takes of the current block. Returns how much.
     pub(super) fn write(&mut self, socket: &mut Socket<'_>, last: bool) -> Result<usize, SendError> {
-        let Self { position, random } = self;
         socket.send(|buffer| {
-            let len = buffer.len().min(position.left_in_block());
-            let Some(room) = buffer.get_mut(..len) else {
-                return (0, 0);
-            };
-            fill(room, random);
-            if position.at_boundary()
-                && let Some(first) = room.first_mut()
-            {
-                *first = u8::from(last);
-            }
-            position.advance(room);
+            let len = self.make(buffer, last);
             (len, len)
         })
     }
@@ -100,26 +113,32 @@ fn fill(room: &mut [u8], state: &mut u64) {
 
 /// The receiving end.
 #[derive(Debug, Default)]
-pub(super) struct Reader {
-    pub(super) position: Position,
+pub struct Reader {
+    /// What was taken so far.
+    pub position: Position,
     last: bool,
 }
 
 impl Reader {
+    /// Takes octets up to the block's end. Returns how many, and whether they ended a phase.
+    pub fn take(&mut self, octets: &[u8]) -> (usize, bool) {
+        let octets = octets.get(..self.position.left_in_block()).unwrap_or(octets);
+        if self.position.at_boundary()
+            && let Some(first) = octets.first()
+        {
+            self.last = *first == 1;
+        }
+        self.position.advance(octets);
+        let ended = !octets.is_empty() && self.position.at_boundary() && self.last;
+        (octets.len(), ended)
+    }
+
     /// Reads up to the block's end. Returns how much was read, and whether that ended a phase.
     pub(super) fn read(&mut self, socket: &mut Socket<'_>) -> Result<(usize, bool), RecvError> {
-        let Self { position, last } = self;
-        let len = socket.recv(|buffer| {
-            let octets = buffer.get(..position.left_in_block()).unwrap_or(buffer);
-            if position.at_boundary()
-                && let Some(first) = octets.first()
-            {
-                *last = *first == 1;
-            }
-            position.advance(octets);
-            (octets.len(), octets.len())
-        })?;
-        Ok((len, len > 0 && position.at_boundary() && *last))
+        socket.recv(|buffer| {
+            let (len, ended) = self.take(buffer);
+            (len, (len, ended))
+        })
     }
 }
 

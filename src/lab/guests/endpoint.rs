@@ -70,6 +70,7 @@ impl Guests for EndpointGuests<'_> {
             .map(|role| GuestInfo {
                 name: role.name().to_owned(),
                 ip: role.ip().to_string(),
+                system: None,
                 first_frame_ms: None,
                 memory_mib: None,
                 memory_overhead_kib: None,

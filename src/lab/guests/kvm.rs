@@ -1,5 +1,6 @@
-//! Two virtual machines, one process each: this program itself, as `enlight vm run --micro-guest`.
+//! Two virtual machines, one process each: this program itself, as `enlight vm run`, with the micro-guest or with Linux.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -11,13 +12,14 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use vswitch::Switch;
 use vswitch::control::{PortConfig, PortKind, mac_of_name};
 
+use super::linux::{self, BootFiles, Linux};
 use super::{Event, Guests, Role, parameters};
 use crate::lab::args::Args;
 use crate::lab::private_dir::PrivateDir;
 use crate::lab::report::GuestInfo;
 
-/// Memory of a lab guest, in MiB.
-const MEMORY_MIB: u64 = 16;
+/// Memory of a micro-guest, in MiB.
+const MICROGUEST_MIB: u64 = 16;
 /// Longest line that is taken from a guest.
 const MAX_LINE: u64 = 4096;
 
@@ -39,17 +41,65 @@ pub(crate) fn probe_kvm() -> Result<String, String> {
 }
 
 fn kvm_note(cpuinfo: &str) -> String {
+    if has_virtualization_flags(cpuinfo) {
+        "KVM".to_owned()
+    } else {
+        "KVM without hardware virtualization flags (slow exits and interrupts)".to_owned()
+    }
+}
+
+/// Whether the processor has hardware virtualization, by `/proc/cpuinfo`.
+pub(super) fn has_virtualization_flags(cpuinfo: &str) -> bool {
     let flags = cpuinfo
         .lines()
         .find(|line| line.starts_with("flags"))
         .unwrap_or_default();
-    if flags
+    flags
         .split_whitespace()
         .any(|flag| flag == "vmx" || flag == "svm")
-    {
-        "KVM".to_owned()
-    } else {
-        "KVM without hardware virtualization flags (slow exits and interrupts)".to_owned()
+}
+
+/// What a machine boots.
+enum Boot {
+    /// The small guest that is part of this program.
+    Microguest,
+    /// A kernel, with this program as its first process.
+    Linux(BootFiles),
+}
+
+impl Boot {
+    /// Words for `vm run`.
+    fn words(&self, role: Role, args: &Args) -> Vec<OsString> {
+        let (mut words, cmdline) = match self {
+            Self::Microguest => (vec!["--micro-guest".into()], parameters(role, args).to_string()),
+            Self::Linux(files) => (
+                vec![
+                    "--kernel".into(),
+                    files.kernel.clone().into(),
+                    "--initrd".into(),
+                    files.initramfs.clone().into(),
+                ],
+                linux::cmdline(role, args),
+            ),
+        };
+        words.extend(["--memory".into(), format!("{}M", self.memory_mib()).into()]);
+        words.extend(["--cmdline".into(), cmdline.into()]);
+        words
+    }
+
+    /// What runs in the guest, if that has a name.
+    fn system(&self) -> Option<String> {
+        match self {
+            Self::Microguest => None,
+            Self::Linux(files) => Some(format!("Linux {}", files.release)),
+        }
+    }
+
+    const fn memory_mib(&self) -> u64 {
+        match self {
+            Self::Microguest => MICROGUEST_MIB,
+            Self::Linux(files) => files.memory_mib,
+        }
     }
 }
 
@@ -73,6 +123,7 @@ pub(crate) struct KvmGuests<'a> {
     switch: &'a Switch,
     dir: &'a PrivateDir,
     args: &'a Args,
+    boot: Boot,
     /// When the ports were made: what the switch counts a first frame from.
     ports_made: Instant,
     processes: Vec<Process>,
@@ -83,7 +134,16 @@ pub(crate) struct KvmGuests<'a> {
 impl<'a> KvmGuests<'a> {
     /// Adds both ports, with their sockets in `dir`, and starts the server. The client follows when the server
     /// listens, so that neither slows the other's boot.
-    pub(crate) fn start(switch: &'a Switch, dir: &'a PrivateDir, args: &'a Args) -> Result<Self> {
+    pub(crate) fn start(
+        switch: &'a Switch,
+        dir: &'a PrivateDir,
+        args: &'a Args,
+        linux: Option<&Linux>,
+    ) -> Result<Self> {
+        let boot = match linux {
+            Some(linux) => Boot::Linux(linux.prepare(dir)?),
+            None => Boot::Microguest,
+        };
         let (sender, events) = bounded(4096);
         let ports_made = Instant::now();
         for role in [Role::Server, Role::Client] {
@@ -96,6 +156,7 @@ impl<'a> KvmGuests<'a> {
             switch,
             dir,
             args,
+            boot,
             ports_made,
             processes: Vec::new(),
             sender,
@@ -108,20 +169,15 @@ impl<'a> KvmGuests<'a> {
     /// Starts one guest on the vhost-user socket of its port.
     fn spawn(&mut self, role: Role) -> Result<()> {
         let program = std::env::current_exe().context("finding this program's own file")?;
-        let mut nic = std::ffi::OsString::from("vhost-user=");
+        let mut nic = OsString::from("vhost-user=");
         nic.push(self.dir.file(role.name()));
         // Without the switch there is nothing left to do for a guest, so it need not wait for another one.
         nic.push(format!(",mac={},reconnect=0", mac_of_name(role.name())));
         let started = Instant::now();
         let child = Command::new(program)
-            .args([
-                "vm",
-                "run",
-                "--micro-guest",
-                "--cmdline",
-                &parameters(role, self.args).to_string(),
-            ])
-            .args(["--memory", &format!("{MEMORY_MIB}M"), "--nic"])
+            .args(["vm", "run"])
+            .args(self.boot.words(role, self.args))
+            .arg("--nic")
             .arg(nic)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -210,10 +266,11 @@ impl Guests for KvmGuests<'_> {
                 GuestInfo {
                     name: process.role.name().to_owned(),
                     ip: process.role.ip().to_string(),
+                    system: self.boot.system(),
                     first_frame_ms: port
                         .and_then(|port| port.first_frame_us)
                         .map(|us| (us as f64 / 1_000.0 - before).max(0.0)),
-                    memory_mib: Some(MEMORY_MIB),
+                    memory_mib: Some(self.boot.memory_mib()),
                     memory_overhead_kib: fs::read_to_string(format!("/proc/{}/smaps", process.child.id()))
                         .ok()
                         .map(|smaps| resident_kib(&smaps)),

@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod kvm;
+mod linux;
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -20,6 +21,7 @@ use super::serial;
 
 pub(super) use endpoint::EndpointGuests;
 pub(super) use kvm::{KvmGuests, probe_kvm};
+pub(super) use linux::{Linux, can_run};
 
 /// The client's address.
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -236,7 +238,7 @@ pub(super) fn parameters(role: Role, args: &Args) -> Parameters {
         Workload::Stream => cmdline::Workload::Stream,
     };
     parameters.size = args.size;
-    parameters.ack_delay_ms = u32::try_from(args.ack_delay).unwrap_or(u32::MAX);
+    parameters.ack_delay_ms = u32::try_from(args.ack_delay_ms()).unwrap_or(u32::MAX);
     parameters.nagle = args.nagle;
     parameters.warmup = WARMUP;
     parameters.phases = u32::try_from(args.filters.len()).unwrap_or(u32::MAX);

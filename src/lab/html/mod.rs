@@ -14,7 +14,7 @@ use introspection::Profile;
 use introspection::stage::Stage;
 
 use self::svg::escape;
-use super::format::{count, micros};
+use super::format::{ack_delay, count, micros};
 use super::report::{GuestKind, LabReport, Run};
 
 const STYLE: &str = include_str!("style.css");
@@ -47,6 +47,7 @@ fn head(page: &mut String, report: &LabReport) {
     let settings = &report.settings;
     let kind = match report.guests {
         GuestKind::Kvm => "two KVM virtual machines on one switch",
+        GuestKind::Linux => "two Linux virtual machines on one switch",
         GuestKind::Endpoint => "two endpoints inside a switch",
     };
     let _ = write!(
@@ -54,12 +55,12 @@ fn head(page: &mut String, report: &LabReport) {
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n\
-         <title>Enlight lab: {workload}, ACK delay {delay} ms</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
+         <title>Enlight lab: {workload}, ACK delay {delay}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <header>\n<p class=\"brand\">Enlight lab</p>\n<h1>{headline}</h1>\n\
          <p class=\"sub\">Workload <b>{workload}</b>, {size} octets, between {kind}. ACK delay \
-         <b>{delay} ms</b>, Nagle {nagle}. The filter sits on the port of the {port}.</p>\n</header>\n",
+         <b>{delay}</b>, Nagle {nagle}. The filter sits on the port of the {port}.</p>\n</header>\n",
         workload = settings.workload.name(),
-        delay = settings.ack_delay_ms,
+        delay = escape(&ack_delay(report)),
         size = settings.size,
         nagle = if settings.nagle { "on" } else { "off" },
         port = escape(&settings.filter_port),
@@ -280,8 +281,14 @@ fn facts(page: &mut String, report: &LabReport) {
         ("Kernel", format!("Linux {}", host.kernel)),
         ("KVM", host.kvm.clone()),
     ];
+    if !report.settings.sysctls.is_empty() {
+        rows.push(("Set in both guests", report.settings.sysctls.join(", ")));
+    }
     for guest in &report.guests_info {
         let mut text = guest.ip.clone();
+        if let Some(system) = &guest.system {
+            let _ = write!(text, ", {system}");
+        }
         if let Some(ms) = guest.first_frame_ms {
             let _ = write!(text, ", first frame {ms:.0} ms after its process started");
         }
