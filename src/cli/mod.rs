@@ -48,7 +48,7 @@ enum Command {
     Stats(stats::Args),
     /// Write a port's frames to a pcapng file
     Capture(capture::Args),
-    /// Run a virtual machine
+    /// Run virtual machines, and look after those that run
     #[command(subcommand)]
     Vm(vm::Command),
 }

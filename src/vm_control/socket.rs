@@ -71,6 +71,7 @@ impl Socket {
         let turn = File::open(dir).map_err(failed)?;
         turn.lock().map_err(failed)?;
         make_way(&path, name)?;
+        sweep(dir);
         let listener = UnixListener::bind(&path).map_err(failed)?;
         drop(turn);
         fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(failed)?;
@@ -105,6 +106,27 @@ impl Drop for Socket {
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
         if ours && let Err(error) = fs::remove_file(&self.path) {
             tracing::warn!("removing {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// Removes what dead machines left behind that nobody has named: nobody would miss their names.
+fn sweep(dir: &Path) {
+    let unnamed = |name: &String| {
+        name.strip_prefix("vm-")
+            .is_some_and(|rest| rest.parse::<u32>().is_ok())
+    };
+    let names = place::names(dir).unwrap_or_default();
+    for path in names
+        .iter()
+        .filter(|name| unnamed(name))
+        .map(|name| place::socket_path(dir, name))
+    {
+        let dead =
+            UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+        if dead {
+            // What cannot be removed bothers nobody.
+            let _ = fs::remove_file(&path);
         }
     }
 }
@@ -150,10 +172,13 @@ mod tests {
     fn a_stale_socket_makes_way_and_a_live_machine_does_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = place::socket_path(dir.path(), "web");
+        let unnamed = place::socket_path(dir.path(), "vm-17");
         drop(UnixListener::bind(&path).unwrap());
+        drop(UnixListener::bind(&unnamed).unwrap());
         let socket = Socket::bind(dir.path(), "web").unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        assert!(!unnamed.exists(), "nobody would miss it");
         let error = Socket::bind(dir.path(), "web").unwrap_err().to_string();
         let own = format!("web runs already (process {})", std::process::id());
         assert!(error.contains(&own) && error.contains("vm stop web"), "{error}");

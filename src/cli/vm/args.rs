@@ -6,13 +6,19 @@ use anyhow::{Context as _, Result};
 use vmm::{DiskConfig, Kernel, VmConfig};
 
 use super::disk;
+use super::machine::Place;
 use super::nic::{NicArg, resolve};
+use crate::vm_control::Socket;
 
 /// Memory of a guest that does not say how much it wants.
 const DEFAULT_MEMORY: &str = "256M";
 
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("boot").required(true).args(["kernel", "micro_guest"]))]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch on the command line"
+)]
 pub(in crate::cli) struct Args {
     /// Boot this kernel: vmlinuz (bzImage) or vmlinux (ELF), compressed or not
     #[arg(long, value_name = "FILE")]
@@ -34,9 +40,9 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "SIZE", default_value = DEFAULT_MEMORY, value_parser = parse_size)]
     pub(super) memory: u64,
 
-    /// Virtual processors
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
-    vcpus: u8,
+    /// Virtual processors, 1 to 254; they may be more than the host has CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_vcpus)]
+    pub(super) vcpus: u8,
 
     /// A network interface: port=NAME or vhost-user=PATH, then, if wanted, mac=M, queues=N, mtu=N, reconnect=SECONDS, all
     /// separated by commas; may be repeated
@@ -47,6 +53,21 @@ pub(in crate::cli) struct Args {
     /// the name is written twice); may be repeated
     #[arg(long = "disk", value_name = "FILE[,ro][,format=F]", value_parser = disk::parser())]
     disks: Vec<DiskConfig>,
+
+    /// What the machine is called: letters, digits, dots, dashes and underscores [default: vm-PID]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+
+    /// End the machine when its guest restarts, instead of starting it again
+    #[arg(long)]
+    no_reboot: bool,
+
+    /// Keep the privileges that the machine does not need, to debug this program
+    #[arg(long)]
+    no_sandbox: bool,
+
+    #[command(flatten)]
+    place: Place,
 
     /// The control socket of the switch that `port=NAME` is looked up in
     #[arg(long, value_name = "SOCKET", env = "ENLIGHT_CONTROL", hide_env_values = true)]
@@ -69,9 +90,34 @@ impl Args {
             vcpus: self.vcpus,
             nics: nics.collect::<Result<_>>()?,
             disks: self.disks.clone(),
+            reboot: !self.no_reboot,
+            sandbox: !self.no_sandbox,
             ..VmConfig::new(self.kernel.clone().map_or(embedded, Kernel::File))
         })
     }
+
+    /// The socket that the machine is controlled by. A machine that nobody named runs without one if need be.
+    pub(super) fn socket(&self) -> Result<Option<Socket>> {
+        let dir = self.place.directory();
+        if let Some(name) = &self.name {
+            return Ok(Some(Socket::bind(&dir, name)?));
+        }
+        match Socket::bind(&dir, &format!("vm-{}", std::process::id())) {
+            Err(error) if !self.place.is_chosen() => {
+                eprintln!("enlight: `enlight vm` will not find this machine: {error}");
+                Ok(None)
+            }
+            socket => Ok(Some(socket?)),
+        }
+    }
+}
+
+fn parse_vcpus(text: &str) -> Result<u8> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number| (1..=vmm::MAX_VCPUS).contains(number));
+    number.with_context(|| format!("a machine has 1 to {} virtual processors", vmm::MAX_VCPUS))
 }
 
 /// A number of octets, such as `64M`.
@@ -91,6 +137,15 @@ fn parse_size(text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_of_processors_are_refused_with_what_would_do() {
+        assert_eq!([parse_vcpus("1").unwrap(), parse_vcpus("254").unwrap()], [1, 254]);
+        for text in ["0", "255", "300", "-1", "two"] {
+            let error = parse_vcpus(text).expect_err(text).to_string();
+            assert_eq!(error, "a machine has 1 to 254 virtual processors");
+        }
+    }
 
     #[test]
     fn sizes_are_read() {

@@ -3,43 +3,90 @@
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vmm::{Console, StopReason, Vm, VmReport};
+use vmm::{Console, StopReason, Vm, VmError, VmReport};
 
 use super::super::{say, to_json};
 use super::args::Args;
+use super::info::boot;
+use super::words::{mib, sharing};
+use crate::vm_control::api::Ended;
+use crate::vm_control::{Enter, Server};
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let input = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .context("taking standard input")?;
-    let mut vm = Vm::new(
-        args.config()?,
-        Console {
-            output: Box::new(io::stdout()),
-            input: Some(input),
-        },
-    )?;
+    // First of all: a name that is taken must not cost anybody anything.
+    let socket = args.socket()?;
+    let config = args.config()?;
+    warn_of_sharing(args.vcpus);
+    let console = Console {
+        output: Box::new(io::stdout()),
+        input: Some(input),
+    };
+    let mut vm = Vm::new(config, console)?;
     vm.stop_handle()
         .stop_on_signals()
         .context("watching for signals")?;
-    let reason = vm.run()?;
+    let enter: Enter = Arc::new(|| ());
+    let server = socket
+        .map(|socket| Server::start(socket, vm.handle(), &enter))
+        .transpose()
+        .context("serving the control socket")?;
+    let ended = vm.run();
+    let report = vm.report();
+    // Whoever is told of the end may have the machine's disks at once.
+    drop(vm);
+    if let Some(server) = server {
+        server.finish(farewell(&ended));
+    }
+    let reason = ended?;
     let outcome = Outcome {
         stopped: reason.to_string(),
-        report: vm.report(),
+        report,
     };
     if args.json {
         say(&to_json(&outcome)?)?;
     } else {
         eprint!("{}", in_words(&outcome, args.memory));
     }
-    Ok(match reason {
-        StopReason::GuestPowerOff | StopReason::GuestReset | StopReason::Requested => ExitCode::SUCCESS,
-        StopReason::TripleFault | StopReason::SwitchGone { .. } => ExitCode::FAILURE,
+    Ok(if is_success(&reason) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
+}
+
+fn is_success(reason: &StopReason) -> bool {
+    match reason {
+        StopReason::GuestPowerOff | StopReason::GuestReset | StopReason::Requested => true,
+        StopReason::TripleFault | StopReason::SwitchGone { .. } => false,
+    }
+}
+
+/// What those are told who wait for the machine's end.
+fn farewell(ended: &Result<StopReason, VmError>) -> Ended {
+    Ended {
+        stopped: ended
+            .as_ref()
+            .map_or_else(ToString::to_string, ToString::to_string),
+        forced: matches!(ended, Ok(StopReason::Requested)),
+        reason: None,
+        success: ended.as_ref().is_ok_and(is_success),
+    }
+}
+
+fn warn_of_sharing(vcpus: u8) {
+    let host_cpus = available_parallelism().map_or(1, |count| count.get() as u32);
+    if let Some(sharing) = sharing(vcpus.into(), host_cpus) {
+        eprintln!("enlight: {sharing}");
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -52,25 +99,9 @@ struct Outcome {
 
 fn in_words(outcome: &Outcome, memory: u64) -> String {
     let Outcome { stopped, report } = outcome;
-    let ms = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
-    let mib = |kib: u64| format!("{:.1} MiB", kib as f64 / 1024.0);
-    let boot = &report.boot;
-    let mut text = format!("enlight: {stopped}\n");
+    let mut text = format!("enlight: {stopped}\nenlight: {}", boot(&report.boot));
     text.push_str(&format!(
-        "enlight: ready after: memory {}, kernel {}, KVM {}, devices {}, processors {}",
-        ms(boot.memory_us),
-        ms(boot.kernel_us),
-        ms(boot.kvm_us),
-        ms(boot.devices_us),
-        ms(boot.vcpus_us)
-    ));
-    for (what, when) in [("running", boot.started_us), ("first frame", boot.first_kick_us)] {
-        if let Some(when) = when {
-            text.push_str(&format!(", {what} {}", ms(when)));
-        }
-    }
-    text.push_str(&format!(
-        "\nenlight: memory: {} of the guest's {} touched, {} beyond it\n",
+        "enlight: memory: {} of the guest's {} touched, {} beyond it\n",
         mib(report.memory.guest_kib),
         mib(memory >> 10),
         mib(report.memory.beyond_guest_kib)

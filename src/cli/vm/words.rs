@@ -1,0 +1,55 @@
+//! Numbers as people read them.
+
+/// KiB as MiB.
+pub(super) fn mib(kib: u64) -> String {
+    format!("{:.1} MiB", kib as f64 / 1024.0)
+}
+
+/// Microseconds as milliseconds.
+pub(super) fn ms(us: u64) -> String {
+    format!("{:.1} ms", us as f64 / 1e3)
+}
+
+/// Milliseconds in the two largest units that fit.
+pub(super) fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    match seconds {
+        0..60 => format!("{:.1} s", ms as f64 / 1e3),
+        60..3600 => format!("{minutes} min {} s", seconds % 60),
+        3600..86_400 => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// What is to be said of a machine with more processors than the host can run at once.
+pub(super) fn sharing(vcpus: usize, host_cpus: u32) -> Option<String> {
+    let cpus = if host_cpus == 1 { "CPU" } else { "CPUs" };
+    (vcpus > host_cpus as usize).then(|| {
+        format!(
+            "{vcpus} virtual processors share {host_cpus} {cpus}: they wait for each other, which the guest sees as steal time"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_two_units() {
+        let shown = [0, 59_940, 61_000, 3_720_000, 90_000_000].map(duration);
+        assert_eq!(shown, ["0.0 s", "59.9 s", "1 min 1 s", "1 h 2 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn sharing_is_said_when_there_is_some() {
+        assert_eq!(sharing(2, 2), None);
+        assert!(
+            sharing(4, 2)
+                .unwrap()
+                .starts_with("4 virtual processors share 2 CPUs")
+        );
+        assert!(sharing(2, 1).unwrap().contains("1 CPU:"));
+    }
+}
