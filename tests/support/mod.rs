@@ -10,6 +10,7 @@ pub mod machine;
 pub mod netns;
 pub mod peer;
 pub mod scene;
+pub mod vm;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -102,7 +102,10 @@ impl Site {
         let output = self.vm(args);
         let error = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {error}");
-        assert!(error.starts_with("enlight: ") && !error.contains('\n'), "{error:?}");
+        assert!(
+            error.starts_with("enlight: ") && !error.contains('\n'),
+            "{error:?}"
+        );
         error
     }
 
