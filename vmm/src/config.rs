@@ -12,7 +12,7 @@ pub struct VmConfig {
     pub kernel: Kernel,
     /// An initial RAM disk.
     pub initrd: Option<PathBuf>,
-    /// The kernel's command line; ` tsc_khz=N` is appended to it.
+    /// The kernel's command line; an embedded kernel also gets ` tsc_khz=N`.
     pub cmdline: String,
     /// Guest memory in octets: a multiple of 4096, 1 MiB at least.
     pub memory: u64,

@@ -31,8 +31,10 @@ pub use config::{
 };
 pub use console::Console;
 pub use devices::block::{DiskCounts, DiskError, DiskRefusals};
+pub use devices::console::ConsoleCounts;
 pub use devices::lifecycle::CannotExport;
 pub use devices::net::SessionError;
+pub use devices::rng::RngCounts;
 pub use error::VmError;
 pub use kernel::{Compression, Format, KernelError, KernelFault, KernelInfo, Protocol};
 pub use layout::MAX_VCPUS;

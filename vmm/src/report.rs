@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::devices::block::DiskCounts;
+use crate::devices::console::ConsoleCounts;
 pub use crate::devices::net::NetCounts;
+use crate::devices::rng::RngCounts;
 use crate::kernel::KernelInfo;
 pub use crate::vcpu::ExitCounts;
 use crate::vcpu::VcpuInfo;
@@ -32,6 +34,10 @@ pub struct VmReport {
     pub nics: Vec<NicReport>,
     /// One entry for each disk.
     pub disks: Vec<DiskReport>,
+    /// The entropy device.
+    pub rng: RngCounts,
+    /// The virtio console, where there is one.
+    pub console: Option<ConsoleCounts>,
 }
 
 /// A machine as it is now.

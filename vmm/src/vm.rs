@@ -241,6 +241,11 @@ impl Vm {
             console_lost: board.bus.serial.lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),
             disks: board.disks.iter().map(board::report_disk).collect(),
+            rng: board.rng.lock().device().counts(),
+            console: board
+                .console
+                .as_ref()
+                .map(|console| console.lock().device().counts()),
         }
     }
 }

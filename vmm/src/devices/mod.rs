@@ -2,11 +2,13 @@
 
 pub(crate) mod block;
 pub(crate) mod bus;
+pub(crate) mod console;
 pub(crate) mod lifecycle;
 pub(crate) mod marks;
 pub(crate) mod net;
 pub(crate) mod pci;
 pub(crate) mod power;
+pub(crate) mod rng;
 pub(crate) mod serial;
 mod terminal;
 pub(crate) mod virtio;

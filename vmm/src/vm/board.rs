@@ -10,16 +10,18 @@ use parking_lot::Mutex;
 use super::machine::create_vm;
 use crate::acpi;
 use crate::boot::{self, BootError, Images};
-use crate::config::{DiskConfig, NicConfig, VmConfig};
+use crate::config::{self, DiskConfig, Kernel, NicConfig, VmConfig};
 use crate::console::Output;
 use crate::devices::Terminal;
 use crate::devices::block::{Block, Disk, DiskError};
 use crate::devices::bus::Bus;
+use crate::devices::console::VirtioConsole;
 use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
 use crate::devices::marks::Marks;
 use crate::devices::net::{Net, SessionError};
 use crate::devices::pci::{PciFunction, PciRoot};
 use crate::devices::power::Power;
+use crate::devices::rng::Rng;
 use crate::devices::serial::{COM1_LINE, SerialPort};
 use crate::devices::virtio::{BAR_SPAN, VirtioDevice, VirtioFunction};
 use crate::error::{VmError, host, kvm};
@@ -39,6 +41,8 @@ pub(super) struct Board {
     pub(super) bus: Arc<Bus>,
     pub(super) nics: Vec<Nic>,
     pub(super) disks: Vec<DiskFunction>,
+    pub(super) rng: Arc<Mutex<VirtioFunction<Rng>>>,
+    pub(super) console: Option<Arc<Mutex<VirtioFunction<VirtioConsole>>>>,
     pub(super) kernel: KernelInfo,
     // Declared last: the machine and its memory outlive what refers to them.
     _machine: Arc<VmFd>,
@@ -96,12 +100,14 @@ impl Board {
         let mut slots = Slots::new(ram.clone(), Arc::clone(&wiring));
         let nics = make_nics(&config.nics, &mut slots, again)?;
         let disks = make_disks(disks, &mut slots)?;
+        let rng = slots.add(Rng::new(ram.clone()))?;
+        let console = make_console(config.terminal, output, &mut slots)?;
         times.devices_us = watch.us();
 
         let vcpus = Vcpus::new(kvm_fd, &machine, config.vcpus)?;
         vcpus.enter_at(kernel.entry, kernel.info.protocol)?;
         let acpi = acpi::write(&ram, config.vcpus).map_err(BootError::from)?;
-        let cmdline = with_tsc_khz(&config.cmdline, vcpus.tsc_khz());
+        let cmdline = cmdline(config, vcpus.tsc_khz());
         boot::write(&ram, &kernel, &cmdline, initrd, acpi)?;
         times.vcpus_us = watch.us();
 
@@ -116,6 +122,8 @@ impl Board {
             bus,
             nics,
             disks,
+            rng,
+            console,
             kernel: kernel.info,
             _machine: machine,
             ram,
@@ -130,7 +138,10 @@ impl Board {
 
     /// The device that the guest reads typed octets from.
     pub(super) fn terminal(&self) -> Arc<dyn Terminal> {
-        Arc::clone(&self.bus.serial) as Arc<dyn Terminal>
+        match &self.console {
+            Some(console) => console.lock().device().receiver(),
+            None => Arc::clone(&self.bus.serial) as Arc<dyn Terminal>,
+        }
     }
 
     /// Processors first, then devices: a device at rest is not woken again.
@@ -254,11 +265,25 @@ fn allocate(config: &VmConfig) -> Result<GuestRam, MemoryError> {
     }
 }
 
-/// Tells the kernel the frequency of its clock, which it could only estimate.
-fn with_tsc_khz(cmdline: &str, tsc_khz: Option<u32>) -> String {
-    match tsc_khz {
-        Some(khz) if cmdline.is_empty() => format!("tsc_khz={khz}"),
-        Some(khz) => format!("{cmdline} tsc_khz={khz}"),
-        None => cmdline.to_owned(),
+/// The virtio console, where it is wanted.
+fn make_console(
+    terminal: config::Terminal,
+    output: &Output,
+    slots: &mut Slots,
+) -> Result<Option<Arc<Mutex<VirtioFunction<VirtioConsole>>>>, VmError> {
+    if terminal != config::Terminal::Virtio {
+        return Ok(None);
+    }
+    let console = VirtioConsole::new(slots.ram.clone(), Box::new(output.clone()));
+    slots.add(console.map_err(host("make a console"))?).map(Some)
+}
+
+/// The command line: the embedded guest is told the frequency of its clock, which other kernels ask KVM for.
+fn cmdline(config: &VmConfig, tsc_khz: Option<u32>) -> String {
+    match (&config.kernel, tsc_khz) {
+        (Kernel::Embedded(_), Some(khz)) => format!("{} tsc_khz={khz}", config.cmdline)
+            .trim_start()
+            .to_owned(),
+        _ => config.cmdline.clone(),
     }
 }
