@@ -1,5 +1,7 @@
 //! The project's own build, test and check commands: `cargo xtask --help`.
 
+mod kernels;
+mod lab;
 mod prepush;
 mod run;
 mod setup;
@@ -23,12 +25,15 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the programs that tests use, and fetch the kernel of their Linux guests
+    /// Install the programs that tests use, and fetch the kernels of their Linux guests
     Setup,
     /// Set up, run the whole test suite, and compile fuzz targets and benchmarks
     Test,
     /// What has to pass before a push: format, clippy, sizes, documentation, fast tests
     Prepush,
+    /// Run a command in a laboratory: a complete KVM in QEMU's software CPU, on Debian's kernel, as root
+    #[command(name = "kvm-lab")]
+    KvmLab(lab::Args),
     /// Check that no file is longer than 600 lines and no function longer than 60
     Sizes,
     /// Run a fuzz target for a while (needs cargo-fuzz)
@@ -51,7 +56,7 @@ enum Task {
 
 fn main() -> ExitCode {
     match perform(Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error:#}");
             ExitCode::FAILURE
@@ -59,13 +64,15 @@ fn main() -> ExitCode {
     }
 }
 
-fn perform(task: Task) -> Result<()> {
+fn perform(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::setup(),
-        Task::Test => suite::test(),
-        Task::Prepush => prepush::prepush(),
-        Task::Sizes => sizes::check(),
-        Task::Fuzz { target, seconds } => suite::fuzz(&target, seconds),
-        Task::Bench { name, args } => suite::bench(name.as_deref(), &args),
+        Task::Setup => setup::setup()?,
+        Task::Test => suite::test()?,
+        Task::Prepush => prepush::prepush()?,
+        Task::KvmLab(args) => return lab::run(args),
+        Task::Sizes => sizes::check()?,
+        Task::Fuzz { target, seconds } => suite::fuzz(&target, seconds)?,
+        Task::Bench { name, args } => suite::bench(name.as_deref(), &args)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

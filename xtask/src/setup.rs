@@ -1,15 +1,14 @@
-//! Everything that tests need and Rust does not bring: Debian packages, and the kernel of Linux guests.
+//! Everything that tests need and Rust does not bring: Debian packages, and the kernels of Linux guests.
 
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run::{has_program, output, run, target_dir};
+use crate::kernels;
+use crate::run::{has_program, output, run};
 
 /// A program that tests call, and the package that brings it.
-const PROGRAMS: [(&str, &str); 14] = [
+const PROGRAMS: [(&str, &str); 17] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -24,10 +23,10 @@ const PROGRAMS: [(&str, &str); 14] = [
     ("xz", "xz-utils"),
     ("ldd", "libc-bin"),
     ("c++", "g++"),
+    ("lz4", "lz4"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("mke2fs", "e2fsprogs"),
 ];
-
-/// Debian's kernel for virtual machines: a package that depends on the present version's.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 
 /// Installs what is missing; fails when something is missing still.
 pub(crate) fn setup() -> Result<()> {
@@ -37,7 +36,7 @@ pub(crate) fn setup() -> Result<()> {
     } else {
         install(&missing)?;
     }
-    fetch_kernel()
+    kernels::fetch()
 }
 
 /// Installs what can be installed, and says what that leaves out.
@@ -92,7 +91,7 @@ fn install(missing: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn apt_get() -> Command {
+pub(crate) fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
@@ -128,102 +127,6 @@ fn versions(package: &str) -> Result<Vec<String>> {
         .collect())
 }
 
-fn is_root() -> Result<bool> {
+pub(crate) fn is_root() -> Result<bool> {
     Ok(output(Command::new("id").arg("-u"))?.trim() == "0")
-}
-
-/// Puts Debian's kernel and its modules into `debian-kernel` below the target directory, without installing them.
-fn fetch_kernel() -> Result<()> {
-    let home = target_dir().join("debian-kernel");
-    if home.join("vmlinuz").is_file() && home.join("modules/kernel").is_dir() {
-        eprintln!("setup: the guests' kernel is in {}", home.display());
-        return Ok(());
-    }
-    if !has_program("apt-get") || !has_program("dpkg-deb") {
-        bail!("the guests' kernel is Debian's {KERNEL_PACKAGE}; fetching it takes apt-get and dpkg-deb");
-    }
-    let part = home.with_extension(format!("part{}", std::process::id()));
-    fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
-    let done = download_kernel(&part).and_then(|()| {
-        // A directory that was left incomplete makes way.
-        if home.exists() {
-            fs::remove_dir_all(&home)?;
-        }
-        fs::rename(part.join("done"), &home).context("putting the kernel in place")
-    });
-    fs::remove_dir_all(&part).with_context(|| format!("removing {}", part.display()))?;
-    done?;
-    eprintln!("setup: the guests' kernel is in {}", home.display());
-    Ok(())
-}
-
-fn download_kernel(part: &Path) -> Result<()> {
-    let package = kernel_package()?;
-    eprintln!("setup: downloading {package}");
-    run(Command::new("apt-get")
-        .args(["-q", "download", &package])
-        .current_dir(part))?;
-    let deb = only_file(part, "deb")?;
-    let tree = part.join("tree");
-    run(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(&tree))?;
-    let release =
-        only_entry(&tree.join("lib/modules")).or_else(|_| only_entry(&tree.join("usr/lib/modules")))?;
-    let done = part.join("done");
-    fs::create_dir(&done)?;
-    let name = release
-        .file_name()
-        .context("a kernel release has a name")?
-        .to_string_lossy()
-        .into_owned();
-    fs::rename(
-        tree.join("boot").join(format!("vmlinuz-{name}")),
-        done.join("vmlinuz"),
-    )
-    .context("the kernel image")?;
-    fs::create_dir(done.join("modules"))?;
-    fs::rename(release.join("kernel"), done.join("modules/kernel")).context("the kernel's modules")?;
-    // Later releases of Debian pack each module.
-    run(Command::new("find")
-        .arg(done.join("modules"))
-        .args(["-name", "*.ko.xz", "-exec", "xz", "-d", "{}", "+"]))
-}
-
-/// The package that holds the present kernel.
-fn kernel_package() -> Result<String> {
-    let present = || -> Result<Option<String>> {
-        let text = output(Command::new("apt-cache").args(["depends", KERNEL_PACKAGE]))?;
-        let depends = |line: &str| line.trim().strip_prefix("Depends: ").map(str::to_owned);
-        Ok(text
-            .lines()
-            .filter_map(depends)
-            .find(|name| name.starts_with("linux-image-")))
-    };
-    if let Ok(Some(package)) = present() {
-        return Ok(package);
-    }
-    if is_root()? {
-        run(apt_get().arg("update"))?;
-    }
-    present()?
-        .with_context(|| format!("apt knows no {KERNEL_PACKAGE}; run `apt-get update` as root, on Debian"))
-}
-
-fn only_file(dir: &Path, extension: &str) -> Result<PathBuf> {
-    entries(dir)?
-        .into_iter()
-        .find(|path| path.extension().is_some_and(|found| found == extension))
-        .with_context(|| format!("no .{extension} file came to {}", dir.display()))
-}
-
-fn only_entry(dir: &Path) -> Result<PathBuf> {
-    entries(dir)?
-        .into_iter()
-        .next()
-        .with_context(|| format!("{} is empty", dir.display()))
-}
-
-fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
-    fs::read_dir(dir)
-        .and_then(|entries| entries.map(|entry| entry.map(|entry| entry.path())).collect())
-        .with_context(|| format!("reading {}", dir.display()))
 }

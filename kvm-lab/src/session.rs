@@ -1,0 +1,260 @@
+//! What comes out of a laboratory, until its command ended.
+
+use std::collections::VecDeque;
+use std::io::{Read as _, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use crate::LabError;
+use crate::machine::{Machine, STREAMS};
+
+/// How long the kernel has until it runs the command, on a busy machine.
+const BOOT: Duration = Duration::from_mins(3);
+
+/// How much of the console an error shows, in lines.
+const CONSOLE_LINES: usize = 15;
+
+/// Longest line that is kept, in octets.
+const MAX_LINE: usize = 1024;
+
+/// How much is read at once, in octets.
+const CHUNK: usize = 64 << 10;
+
+/// Octets of a stream, by its place in [`STREAMS`].
+struct Piece {
+    stream: usize,
+    octets: Vec<u8>,
+}
+
+/// What the laboratory writes behind everything that the command wrote.
+const MARK: &[u8] = b"\0\0end of stream\0";
+
+/// Passes on what the command writes, and gives its status.
+pub(crate) fn follow(
+    mut machine: Machine,
+    limit: Duration,
+    output: &mut dyn Write,
+    errors: &mut dyn Write,
+) -> Result<u8, LabError> {
+    let pieces = read_all(&machine)?;
+    let mut session = Session::default();
+    let mut deadline = Instant::now() + BOOT;
+    loop {
+        match pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(piece) => {
+                let had_begun = session.begun;
+                session
+                    .take(&piece, output, errors)
+                    .map_err(LabError::system("passing the command's output on"))?;
+                if session.begun && !had_begun {
+                    deadline = Instant::now() + limit;
+                }
+                if let Some(status) = session.status() {
+                    return Ok(status);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => return Err(session.late(limit)),
+            Err(RecvTimeoutError::Disconnected) => return Err(session.ended(&machine.said())),
+        }
+    }
+}
+
+/// A thread for each stream; they end with QEMU.
+fn read_all(machine: &Machine) -> Result<Receiver<Piece>, LabError> {
+    let (send, pieces) = sync_channel(16);
+    for (stream, socket) in machine.streams.iter().enumerate() {
+        let mut socket = socket
+            .try_clone()
+            .map_err(LabError::system("reading the laboratory's streams"))?;
+        let send: SyncSender<Piece> = send.clone();
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; CHUNK];
+            while let Ok(length @ 1..) = socket.read(&mut buffer) {
+                let octets = buffer.get(..length).unwrap_or_default().to_vec();
+                if send.send(Piece { stream, octets }).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(pieces)
+}
+
+#[derive(Default)]
+struct Session {
+    begun: bool,
+    status: Option<u8>,
+    passed: [Stream; 2],
+    control: Lines,
+    console: Lines,
+}
+
+impl Session {
+    fn take(&mut self, piece: &Piece, output: &mut dyn Write, errors: &mut dyn Write) -> std::io::Result<()> {
+        match STREAMS.get(piece.stream).copied() {
+            Some("out") => self.passed[0].pass(&piece.octets, output)?,
+            Some("err") => self.passed[1].pass(&piece.octets, errors)?,
+            Some("control") => {
+                for line in self.control.take(&piece.octets) {
+                    self.begun |= line == "begin";
+                    self.status = self.status.or_else(|| line.strip_prefix("status ")?.parse().ok());
+                }
+            }
+            _ => {
+                self.console.take(&piece.octets);
+            }
+        }
+        Ok(())
+    }
+
+    /// The command's status, once everything that it wrote has come.
+    fn status(&self) -> Option<u8> {
+        self.status
+            .filter(|_| self.passed.iter().all(|stream| stream.ended))
+    }
+
+    fn late(&self, limit: Duration) -> LabError {
+        let console = self.console.last();
+        if self.begun {
+            LabError::TooLong {
+                seconds: limit.as_secs(),
+                console,
+            }
+        } else {
+            LabError::NotUp {
+                seconds: BOOT.as_secs(),
+                console,
+            }
+        }
+    }
+
+    fn ended(&self, said: &str) -> LabError {
+        LabError::Ended {
+            said: if said.is_empty() {
+                String::new()
+            } else {
+                format!("QEMU said: {said}; ")
+            },
+            console: self.console.last(),
+        }
+    }
+}
+
+/// A stream of the command's.
+#[derive(Default)]
+struct Stream {
+    /// Octets that may be the mark's first ones.
+    held: Vec<u8>,
+    ended: bool,
+}
+
+impl Stream {
+    fn pass(&mut self, octets: &[u8], to: &mut dyn Write) -> std::io::Result<()> {
+        self.held.extend_from_slice(octets);
+        self.ended |= self.held.ends_with(MARK);
+        let kept = (0..=MARK.len().min(self.held.len()))
+            .rev()
+            .find(|length| self.held.ends_with(MARK.get(..*length).unwrap_or_default()))
+            .unwrap_or_default();
+        let passed = self.held.drain(..self.held.len() - kept).collect::<Vec<_>>();
+        to.write_all(&passed)?;
+        to.flush()
+    }
+}
+
+/// A stream's lines; the last ones are kept.
+#[derive(Default)]
+struct Lines {
+    open: Vec<u8>,
+    kept: VecDeque<String>,
+}
+
+impl Lines {
+    /// The lines that these octets complete.
+    fn take(&mut self, octets: &[u8]) -> Vec<String> {
+        let mut complete = Vec::new();
+        for octet in octets {
+            match octet {
+                b'\n' => {
+                    let line = String::from_utf8_lossy(&self.open).trim_end().to_owned();
+                    self.open.clear();
+                    if self.kept.len() == CONSOLE_LINES {
+                        self.kept.pop_front();
+                    }
+                    self.kept.push_back(line.clone());
+                    complete.push(line);
+                }
+                octet if self.open.len() < MAX_LINE => self.open.push(*octet),
+                _ => {}
+            }
+        }
+        complete
+    }
+
+    fn last(&self) -> String {
+        let open = String::from_utf8_lossy(&self.open).into_owned();
+        let lines: Vec<String> = self.kept.iter().cloned().chain([open]).collect();
+        let text = lines.join("\n").trim_end().to_owned();
+        if text.is_empty() {
+            "(nothing was printed)".to_owned()
+        } else {
+            text
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(pieces: &[(usize, &[u8])]) -> (Session, Vec<u8>, Vec<u8>) {
+        let (mut session, mut output, mut errors) = (Session::default(), Vec::new(), Vec::new());
+        for (stream, octets) in pieces {
+            let piece = Piece {
+                stream: *stream,
+                octets: octets.to_vec(),
+            };
+            session.take(&piece, &mut output, &mut errors).unwrap();
+        }
+        (session, output, errors)
+    }
+
+    #[test]
+    fn a_status_counts_once_all_output_has_come() {
+        let early: [(usize, &[u8]); 6] = [
+            (2, b"begin\nsta"),
+            (0, b"some\0"),
+            (0, b"\0end of\0\0end"),
+            (2, b"tus 3\n"),
+            (1, b"\xff\n\0\0end of stream"),
+            (1, b"\0"),
+        ];
+        let (session_early, output, errors) = session(&early);
+        assert!(session_early.begun);
+        assert_eq!(session_early.status(), None);
+        assert_eq!(
+            (output.as_slice(), errors.as_slice()),
+            (&b"some\0\0end of"[..], &b"\xff\n"[..])
+        );
+        let mut all = early.to_vec();
+        all.push((0, b" of stream\0"));
+        let (session, same, _) = session(&all);
+        assert_eq!((session.status(), same), (Some(3), output));
+    }
+
+    #[test]
+    fn errors_show_the_end_of_the_console() {
+        let lines: Vec<String> = (0..100).map(|line| format!("line {line}\r\n")).collect();
+        let text = lines.concat();
+        let (session, _, _) = session(&[(3, text.as_bytes()), (3, b"and half a"), (2, b"status x\n")]);
+        assert_eq!(session.status, None);
+        let error = session.late(Duration::from_secs(5)).to_string();
+        assert!(
+            error.contains("did not come up") && error.ends_with("line 99\nand half a"),
+            "{error}"
+        );
+        assert!(!error.contains("line 80\n"), "{error}");
+        let error = session.ended("no memory").to_string();
+        assert!(error.contains("QEMU said: no memory; its console"), "{error}");
+    }
+}
