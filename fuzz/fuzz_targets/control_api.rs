@@ -12,7 +12,9 @@ use libfuzzer_sys::fuzz_target;
 use vswitch::control::{PortConfig, VlanMode, is_port_name};
 
 fuzz_target!(|input: &[u8]| {
-    let Some((kind, input)) = input.split_first() else { return };
+    let Some((kind, input)) = input.split_first() else {
+        return;
+    };
     match kind % 7 {
         0 => api::port(input).map_or_else(|error| one_line(&error.message), |port| sound(&port)),
         1 => match api::filter(input) {
@@ -24,9 +26,11 @@ fuzz_target!(|input: &[u8]| {
                 assert_eq!(CaptureRequest::parse(&request.query()), Ok(request));
             }
         }),
-        3 => text(input, |file| match Config::parse(file, Path::new("switch.toml")) {
-            Ok(config) => config.ports.iter().for_each(sound),
-            Err(error) => one_line(&error.to_string()),
+        3 => text(input, |file| {
+            match Config::parse(file, Path::new("switch.toml")) {
+                Ok(config) => config.ports.iter().for_each(sound),
+                Err(error) => one_line(&error.to_string()),
+            }
         }),
         4 => text(input, |file| {
             if let Err(error) = parse_rules(file, Path::new("rules.toml")) {
@@ -55,7 +59,9 @@ fn sound(port: &PortConfig) {
     assert!((1..=16).contains(&port.queues) && port.mtu >= 68);
     match &port.vlan {
         VlanMode::Access(vlan) => assert!(*vlan <= 4094),
-        VlanMode::Trunk(vlans) => assert!(!vlans.is_empty() && vlans.iter().all(|vlan| (1..=4094).contains(vlan))),
+        VlanMode::Trunk(vlans) => {
+            assert!(!vlans.is_empty() && vlans.iter().all(|vlan| (1..=4094).contains(vlan)))
+        }
     }
 }
 

@@ -10,5 +10,8 @@ fuzz_target!(|input: &[u8]| {
     let Some((kind, script)) = input.split_first() else {
         return;
     };
-    contract::play(contract::Kind::ALL[usize::from(*kind) % contract::Kind::ALL.len()], script);
+    contract::play(
+        contract::Kind::ALL[usize::from(*kind) % contract::Kind::ALL.len()],
+        script,
+    );
 });

@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use crate::devices::block;
 use crate::kernel::{self, LoadedKernel};
 use crate::memory::{self, GuestRam};
 
@@ -19,4 +20,14 @@ pub fn kernel(octets: &[u8]) {
             assert!(!text.is_empty() && !text.contains('\n'), "{text:?}");
         }
     }
+}
+
+/// Serves a disk's ring in guest memory that `octets` fill.
+pub fn block_queue(octets: &[u8]) {
+    block::fuzzing::queue(octets);
+}
+
+/// Opens `octets` as an image of a disk, and uses it.
+pub fn disk_formats(octets: &[u8]) {
+    block::fuzzing::formats(octets);
 }

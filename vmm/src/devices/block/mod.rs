@@ -7,6 +7,8 @@ mod counts;
 mod disk;
 mod error;
 mod format;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod lock;
 mod open;
 mod parts;

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2 as Driver;
@@ -42,6 +43,15 @@ struct Qcow2(FormatAccess<Storage>);
 /// Opens an image that keeps the rules.
 pub(in crate::devices::block) fn open(file: File, read_only: bool) -> Result<Image, String> {
     let size = judge(&file, read_only)?;
+    let opened = catch_unwind(AssertUnwindSafe(|| open_judged(file, read_only)));
+    let access = opened.unwrap_or_else(|_| Err("it is corrupt".to_owned()))?;
+    if access.size() != size {
+        return Err("its size cannot be told".to_owned());
+    }
+    Ok(Image::converted(Box::new(Qcow2(access)), size))
+}
+
+fn open_judged(file: File, read_only: bool) -> Result<FormatAccess<Storage>, String> {
     let text = |error: io::Error| error.to_string();
     let driver = Driver::<Storage>::builder(Storage::try_from(file).map_err(text)?)
         .write(!read_only)
@@ -49,11 +59,7 @@ pub(in crate::devices::block) fn open(file: File, read_only: bool) -> Result<Ima
         .data_file(None)
         .open(DenyImplicitOpenGate::default())
         .map_err(text)?;
-    let access = FormatAccess::new(driver);
-    if access.size() != size {
-        return Err("its size cannot be told".to_owned());
-    }
-    Ok(Image::converted(Box::new(Qcow2(access)), size))
+    Ok(FormatAccess::new(driver))
 }
 
 impl Format for Qcow2 {
