@@ -42,7 +42,8 @@ pub use memory::MemoryError;
 pub use microguest::MICROGUEST;
 pub use offload::MacAddr;
 pub use report::{
-    BootTimes, DiskReport, ExitCounts, MemoryUse, NetCounts, NicReport, VmInfo, VmReport, VmState,
+    BootTimes, ConsoleReport, DiskReport, ExitCounts, MemoryUse, NetCounts, NicReport, RngReport, VmInfo,
+    VmReport, VmState,
 };
 pub use stop::{StopHandle, StopReason};
 pub use vcpu::{VcpuError, VcpuInfo};

@@ -35,9 +35,9 @@ pub struct VmReport {
     /// One entry for each disk.
     pub disks: Vec<DiskReport>,
     /// The entropy device.
-    pub rng: RngCounts,
+    pub rng: RngReport,
     /// The virtio console, where there is one.
-    pub console: Option<ConsoleCounts>,
+    pub console: Option<ConsoleReport>,
 }
 
 /// A machine as it is now.
@@ -136,6 +136,34 @@ pub struct DiskReport {
     pub features: Option<u64>,
     /// Requests since the machine was made, over all resets of the guest.
     pub counts: DiskCounts,
+    /// Register accesses that broke the rules.
+    pub guest_faults: u64,
+    /// Interrupts and doorbells that the host refused to wire.
+    pub wiring_failures: u64,
+}
+
+/// What happened to the entropy device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RngReport {
+    /// Feature bits that the driver accepted, while one is at work.
+    pub features: Option<u64>,
+    /// Requests since the guest last began.
+    pub counts: RngCounts,
+    /// Register accesses that broke the rules.
+    pub guest_faults: u64,
+    /// Interrupts and doorbells that the host refused to wire.
+    pub wiring_failures: u64,
+}
+
+/// What happened to the virtio console.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsoleReport {
+    /// Feature bits that the driver accepted, while one is at work.
+    pub features: Option<u64>,
+    /// Octets since the guest last began.
+    pub counts: ConsoleCounts,
     /// Register accesses that broke the rules.
     pub guest_faults: u64,
     /// Interrupts and doorbells that the host refused to wire.

@@ -145,7 +145,7 @@ impl Vm {
             nic.hang_up();
         }
         let ended = board.vcpus.stop();
-        board.bus.serial.flush();
+        board.flush_consoles();
         match (asked?, ended?) {
             (Some(reason), _) | (None, Some(reason)) => Ok(reason),
             (None, None) => Ok(StopReason::Requested),
@@ -238,14 +238,11 @@ impl Vm {
             resets: self.resets,
             memory: self.memory.or_else(|| board.memory_use()).unwrap_or_default(),
             exits,
-            console_lost: board.bus.serial.lost(),
+            console_lost: board.console_lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),
             disks: board.disks.iter().map(board::report_disk).collect(),
-            rng: board.rng.lock().device().counts(),
-            console: board
-                .console
-                .as_ref()
-                .map(|console| console.lock().device().counts()),
+            rng: board::report_rng(&board.rng),
+            console: board.console.as_ref().map(board::report_console),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use vmm::{DiskConfig, Kernel, VmConfig};
+use vmm::{DiskConfig, Kernel, Terminal, VmConfig};
 
 use super::disk;
 use super::machine::Place;
@@ -54,6 +54,11 @@ pub(in crate::cli) struct Args {
     #[arg(long = "disk", value_name = "FILE[,ro][,format=F]", value_parser = disk::parser())]
     disks: Vec<DiskConfig>,
 
+    /// Where the guest reads what is typed: the serial port (ttyS0) or a virtio console (hvc0), which exists only then; both
+    /// print here
+    #[arg(long, value_name = "KIND", value_enum, default_value_t = ConsoleKind::Serial)]
+    console: ConsoleKind,
+
     /// What the machine is called: letters, digits, dots, dashes and underscores [default: vm-PID]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -78,6 +83,12 @@ pub(in crate::cli) struct Args {
     pub(super) json: bool,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ConsoleKind {
+    Serial,
+    Virtio,
+}
+
 impl Args {
     /// The machine that they describe.
     pub(super) fn config(&self) -> Result<VmConfig> {
@@ -90,6 +101,10 @@ impl Args {
             vcpus: self.vcpus,
             nics: nics.collect::<Result<_>>()?,
             disks: self.disks.clone(),
+            terminal: match self.console {
+                ConsoleKind::Serial => Terminal::Serial,
+                ConsoleKind::Virtio => Terminal::Virtio,
+            },
             reboot: !self.no_reboot,
             sandbox: !self.no_sandbox,
             ..VmConfig::new(self.kernel.clone().map_or(embedded, Kernel::File))

@@ -4,6 +4,7 @@ pub(crate) mod block;
 pub(crate) mod bus;
 pub(crate) mod console;
 pub(crate) mod lifecycle;
+mod lines;
 pub(crate) mod marks;
 pub(crate) mod net;
 pub(crate) mod pci;

@@ -1,5 +1,6 @@
 //! What a guest's reset takes down and builds anew: memory, processors, devices.
 
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -28,7 +29,7 @@ use crate::error::{VmError, host, kvm};
 use crate::kernel::KernelInfo;
 use crate::layout::{PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam, MemoryError};
-use crate::report::{BootTimes, DiskReport, MemoryUse, NicReport, Stopwatch};
+use crate::report::{BootTimes, ConsoleReport, DiskReport, MemoryUse, NicReport, RngReport, Stopwatch};
 use crate::vcpu::{VcpuError, Vcpus};
 use crate::wiring::{KvmWiring, Wiring};
 
@@ -144,6 +145,32 @@ impl Board {
         }
     }
 
+    /// Readable when [`Board::flush_consoles`] is due.
+    pub(super) fn flush_timers(&self) -> Vec<RawFd> {
+        let console = self
+            .console
+            .iter()
+            .map(|console| console.lock().device().flush_timer_fd());
+        console.chain([self.bus.serial.flush_timer_fd()]).collect()
+    }
+
+    /// Prints what waits for the end of its line.
+    pub(super) fn flush_consoles(&self) {
+        self.bus.serial.flush();
+        if let Some(console) = &self.console {
+            console.lock().device_mut().flush();
+        }
+    }
+
+    /// Octets that the guest printed and nobody took.
+    pub(super) fn console_lost(&self) -> u64 {
+        let console = self
+            .console
+            .iter()
+            .map(|console| console.lock().device().counts().lost);
+        self.bus.serial.lost() + console.sum::<u64>()
+    }
+
     /// Processors first, then devices: a device at rest is not woken again.
     pub(super) fn pause(&self) -> Result<(), VcpuError> {
         self.vcpus.pause()?;
@@ -230,6 +257,28 @@ pub(super) fn open_disks(configs: &[DiskConfig]) -> Result<Vec<Arc<Disk>>, DiskE
 fn make_disks(disks: &[Arc<Disk>], slots: &mut Slots) -> Result<Vec<DiskFunction>, VmError> {
     let make = |disk: &Arc<Disk>| slots.add(Block::new(Arc::clone(disk), slots.ram.clone()));
     disks.iter().map(make).collect()
+}
+
+pub(super) fn report_rng(function: &Mutex<VirtioFunction<Rng>>) -> RngReport {
+    let function = function.lock();
+    let (guest_faults, wiring_failures) = function.faults();
+    RngReport {
+        features: function.device().accepted(),
+        counts: function.device().counts(),
+        guest_faults,
+        wiring_failures,
+    }
+}
+
+pub(super) fn report_console(function: &Arc<Mutex<VirtioFunction<VirtioConsole>>>) -> ConsoleReport {
+    let function = function.lock();
+    let (guest_faults, wiring_failures) = function.faults();
+    ConsoleReport {
+        features: function.device().accepted(),
+        counts: function.device().counts(),
+        guest_faults,
+        wiring_failures,
+    }
 }
 
 pub(super) fn report_disk(function: &DiskFunction) -> DiskReport {

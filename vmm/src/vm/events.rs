@@ -82,9 +82,9 @@ impl Events {
             (board.vcpus.ended().as_raw_fd(), ENDED),
             (self.desk.bell(), REQUEST),
             (self.terminal.room_fd(), ROOM),
-            (board.bus.serial.flush_timer_fd(), FLUSH),
         ];
-        for (fd, token) in fixed {
+        let timers = board.flush_timers().into_iter().map(|fd| (fd, FLUSH));
+        for (fd, token) in fixed.into_iter().chain(timers) {
             self.add(fd, EventSet::IN, token)?;
         }
         keyboard.watch(&self.epoll)?;
@@ -139,7 +139,7 @@ impl Events {
                 false
             }
             FLUSH => {
-                board.bus.serial.flush();
+                board.flush_consoles();
                 false
             }
             ROOM => {

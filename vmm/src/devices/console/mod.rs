@@ -8,15 +8,16 @@ mod receiver;
 mod tests;
 
 use std::io::Write;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use virtio_queue::{DescriptorChain, Queue, QueueT};
-use vm_memory::{Address, Bytes};
-use vmm_sys_util::eventfd::EventFd;
+use virtio_queue::DescriptorChain;
+use vm_memory::{Address, Bytes, GuestAddress};
 
 use super::lifecycle::{CannotExport, Lifecycle, SavedState};
-use super::virtio::{ActiveQueue, F_VERSION_1, VirtioDevice};
+use super::lines::LineBuffer;
+use super::virtio::{ActiveQueue, F_VERSION_1, ServedRing, VirtioDevice};
 use crate::memory::GuestRam;
 pub(crate) use receiver::Receiver;
 
@@ -25,20 +26,18 @@ const RING_SIZE: u16 = 128;
 /// The two queues of the port.
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;
-/// `VIRTIO_F_EVENT_IDX`.
-const EVENT_IDX: u64 = 1 << 29;
 /// Octets of one buffer that are printed; what is longer is no console output, and is refused from there on.
 const BUFFER_MAX: usize = 64 << 10;
 /// Octets that are taken out of guest memory at a time.
 const PIECE: usize = 512;
-/// Buffers served for one notification: only a driver that adds more meanwhile, and will notify again, reaches it.
-const BATCH: usize = 2 * RING_SIZE as usize;
+/// Descriptors of a buffer that are looked at.
+const PARTS_MAX: usize = 64;
 
 /// What happened to a console so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConsoleCounts {
-    /// Octets that the guest printed.
+    /// Octets that the guest printed, those that nobody took included.
     pub printed: u64,
     /// Octets that nobody took.
     pub lost: u64,
@@ -48,40 +47,15 @@ pub struct ConsoleCounts {
     pub refusals: u64,
 }
 
-/// A ring and where its buffers are signalled as used.
-struct Ring {
-    queue: Queue,
-    call: Arc<EventFd>,
-}
-
 /// A console port.
 pub(crate) struct VirtioConsole {
     ram: GuestRam,
-    output: Box<dyn Write + Send>,
-    transmit: Option<Ring>,
+    output: LineBuffer,
+    transmit: Option<ServedRing>,
+    accepted: Option<u64>,
     receiver: Arc<Receiver>,
     paused: bool,
     counts: ConsoleCounts,
-}
-
-impl Ring {
-    fn new(queue: &ActiveQueue, features: u64) -> Result<Self, String> {
-        Ok(Self {
-            queue: queue.ring(features & EVENT_IDX != 0)?,
-            call: Arc::clone(&queue.call),
-        })
-    }
-
-    fn signal(&mut self, ram: &GuestRam) {
-        if self.queue.needs_notification(ram).unwrap_or(true) {
-            // Fails only when the counter is full, and then the interrupt is pending already.
-            let _ = self.call.write(1);
-        }
-    }
-
-    fn position(&self) -> (u16, u16) {
-        (self.queue.next_avail(), self.queue.next_used())
-    }
 }
 
 impl VirtioConsole {
@@ -90,8 +64,9 @@ impl VirtioConsole {
         Ok(Self {
             receiver: Arc::new(Receiver::new(ram.clone())?),
             ram,
-            output,
+            output: LineBuffer::new(output)?,
             transmit: None,
+            accepted: None,
             paused: false,
             counts: ConsoleCounts::default(),
         })
@@ -111,67 +86,94 @@ impl VirtioConsole {
         }
     }
 
+    /// The features that the driver accepted, while one is at work.
+    pub(crate) fn accepted(&self) -> Option<u64> {
+        self.accepted
+    }
+
+    /// Readable when output has waited long enough for the end of its line. Valid as long as the console.
+    pub(crate) fn flush_timer_fd(&self) -> RawFd {
+        self.output.timer_fd()
+    }
+
+    /// Hands over output that waits for the end of its line.
+    pub(crate) fn flush(&mut self) {
+        self.output.flush_now();
+    }
+
     fn print_all(&mut self) {
-        let Some(ring) = &mut self.transmit else { return };
-        for _ in 0..BATCH {
-            let Some(chain) = ring.queue.pop_descriptor_chain(&self.ram) else {
-                match ring.queue.enable_notification(&self.ram) {
-                    Ok(true) => continue,
-                    Ok(false) => break,
-                    Err(_) => return self.counts.refusals += 1,
-                }
-            };
-            let head = chain.head_index();
-            print(&self.ram, chain, &mut self.output, &mut self.counts);
-            if ring.queue.add_used(&self.ram, head, 0).is_err() {
-                return self.counts.refusals += 1;
-            }
-        }
-        ring.signal(&self.ram);
+        let Self {
+            ram,
+            output,
+            transmit,
+            counts,
+            ..
+        } = self;
+        let Some(ring) = transmit else { return };
+        let served = ring.serve(ram, |chain| {
+            let whole = print(ram, chain, output, counts);
+            counts.refusals += u64::from(!whole);
+            Some(0)
+        });
+        counts.refusals += u64::from(served.is_err());
     }
 }
 
-/// Prints one buffer.
+/// Prints one buffer; whether it kept the rules.
 fn print(
     ram: &GuestRam,
-    chain: DescriptorChain<&GuestRam>,
-    output: &mut impl Write,
+    mut chain: DescriptorChain<&GuestRam>,
+    output: &mut LineBuffer,
     counts: &mut ConsoleCounts,
-) {
+) -> bool {
     let mut left = BUFFER_MAX;
-    let mut piece = [0; PIECE];
-    for part in chain {
-        let (mut address, mut len) = (Some(part.addr()), part.len() as usize);
-        if part.is_write_only() || len > left {
-            counts.refusals += 1;
-            return;
+    for part in chain.by_ref().take(PARTS_MAX) {
+        let len = part.len() as usize;
+        if part.is_write_only() || len > left || !print_part(ram, part.addr(), len, output, counts) {
+            return false;
         }
         left -= len;
-        while let (Some(at), true) = (address, len > 0) {
-            let count = len.min(PIECE);
-            let Some(octets) = piece.get_mut(..count) else {
-                break;
-            };
-            if ram.read_slice(octets, at).is_err() {
-                counts.refusals += 1;
-                return;
-            }
-            let taken = output.write_all(octets).and_then(|()| output.flush()).is_ok();
-            *(if taken {
-                &mut counts.printed
-            } else {
-                &mut counts.lost
-            }) += count as u64;
-            len -= count;
-            address = at.checked_add(count as u64);
-        }
     }
+    left < BUFFER_MAX && chain.next().is_none()
+}
+
+/// Prints `len` octets of guest memory from `address` on, as far as they are memory; whether all were.
+fn print_part(
+    ram: &GuestRam,
+    address: GuestAddress,
+    len: usize,
+    output: &mut LineBuffer,
+    counts: &mut ConsoleCounts,
+) -> bool {
+    let mut piece = [0; PIECE];
+    for at in (0..len).step_by(PIECE) {
+        let (octets, from) = (
+            piece.get_mut(..PIECE.min(len - at)),
+            address.checked_add(at as u64),
+        );
+        let (Some(octets), Some(from)) = (octets, from) else {
+            return false;
+        };
+        if ram.read_slice(octets, from).is_err() {
+            return false;
+        }
+        let count = octets.len() as u64;
+        counts.printed += count;
+        counts.lost += if output.write_all(octets).is_ok() {
+            0
+        } else {
+            count
+        };
+    }
+    true
 }
 
 impl Lifecycle for VirtioConsole {
     fn pause(&mut self) {
-        self.paused = true;
-        self.receiver.pause(true);
+        if !std::mem::replace(&mut self.paused, true) {
+            self.receiver.pause(true);
+            self.flush();
+        }
     }
 
     fn resume(&mut self) {
@@ -182,7 +184,9 @@ impl Lifecycle for VirtioConsole {
     }
 
     fn reset(&mut self) {
+        self.flush();
         self.transmit = None;
+        self.accepted = None;
         self.receiver.set_ring(None);
     }
 
@@ -191,7 +195,7 @@ impl Lifecycle for VirtioConsole {
         if !self.paused {
             return Err(CannotExport::Running(KIND));
         }
-        let transmit = self.transmit.as_ref().map(Ring::position);
+        let transmit = self.transmit.as_ref().map(ServedRing::position);
         SavedState::new(KIND, 1, (transmit, self.receiver.export()))
     }
 }
@@ -207,7 +211,7 @@ impl VirtioDevice for VirtioConsole {
     }
 
     fn features(&self) -> u64 {
-        F_VERSION_1 | EVENT_IDX
+        F_VERSION_1
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -221,10 +225,11 @@ impl VirtioDevice for VirtioConsole {
     fn activate(&mut self, features: u64, queues: &[ActiveQueue]) -> Result<(), String> {
         let ring = |index| {
             let queue = queues.iter().find(|queue| queue.index == index);
-            queue.map(|queue| Ring::new(queue, features)).transpose()
+            queue.map(ServedRing::new).transpose()
         };
         self.transmit = ring(TRANSMIT)?;
         self.receiver.set_ring(ring(RECEIVE)?);
+        self.accepted = Some(features);
         Ok(())
     }
 

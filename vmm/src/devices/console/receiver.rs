@@ -5,12 +5,14 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 
 use parking_lot::Mutex;
-use virtio_queue::QueueT;
+use virtio_queue::DescriptorChain;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::{BATCH, Ring};
+use super::PARTS_MAX;
 use crate::devices::Terminal;
+use crate::devices::virtio::ServedRing;
 use crate::memory::GuestRam;
 
 /// Octets that wait for the guest at most.
@@ -25,7 +27,7 @@ pub(crate) struct Receiver {
 
 #[derive(Default)]
 struct State {
-    ring: Option<Ring>,
+    ring: Option<ServedRing>,
     waiting: VecDeque<u8>,
     /// The event loop waits for room.
     starved: bool,
@@ -44,7 +46,7 @@ impl Receiver {
     }
 
     /// The driver's ring, or that there is none any more.
-    pub(super) fn set_ring(&self, ring: Option<Ring>) {
+    pub(super) fn set_ring(&self, ring: Option<ServedRing>) {
         self.state.lock().ring = ring;
         self.give();
     }
@@ -65,7 +67,7 @@ impl Receiver {
     pub(super) fn export(&self) -> (Option<(u16, u16)>, Vec<u8>) {
         let state = self.state.lock();
         (
-            state.ring.as_ref().map(Ring::position),
+            state.ring.as_ref().map(ServedRing::position),
             state.waiting.iter().copied().collect(),
         )
     }
@@ -87,50 +89,34 @@ impl Receiver {
 impl State {
     fn give(&mut self, ram: &GuestRam) {
         let Some(ring) = &mut self.ring else { return };
-        let mut used = false;
-        // Bounded, because a broken ring may claim for ever that there is more.
-        for _ in 0..BATCH {
-            if self.waiting.is_empty() {
-                break;
+        let (waiting, typed, refusals) = (&mut self.waiting, &mut self.typed, &mut self.refusals);
+        let served = ring.serve(ram, |chain| {
+            if waiting.is_empty() {
+                return None;
             }
-            let Some(chain) = ring.queue.pop_descriptor_chain(ram) else {
-                match ring.queue.enable_notification(ram) {
-                    Ok(true) => continue,
-                    Ok(false) => break,
-                    Err(_) => {
-                        self.refusals += 1;
-                        break;
-                    }
-                }
-            };
-            let head = chain.head_index();
-            let mut written = 0_usize;
-            for part in chain.writable() {
-                let octets = self.waiting.make_contiguous();
-                let rest = octets.get(written..).unwrap_or_default();
-                let piece = rest.get(..part.len() as usize).unwrap_or(rest);
-                if ram.write_slice(piece, part.addr()).is_err() {
-                    break;
-                }
-                written += piece.len();
-            }
-            self.waiting.drain(..written);
-            self.typed += written as u64;
-            self.refusals += u64::from(written == 0);
-            used = true;
-            if ring.queue.add_used(ram, head, written as u32).is_err() {
-                self.refusals += 1;
-                break;
-            }
-            if written == 0 {
-                // A ring full of useless buffers is looked at again when the driver notifies.
-                break;
-            }
-        }
-        if used {
-            ring.signal(ram);
-        }
+            let written = hand_over(ram, chain, waiting);
+            *typed += u64::from(written);
+            *refusals += u64::from(written == 0);
+            Some(written)
+        });
+        *refusals += u64::from(served.is_err());
     }
+}
+
+/// Writes what waits to one buffer, as far as it has room; how much.
+fn hand_over(ram: &GuestRam, chain: DescriptorChain<&GuestRam>, waiting: &mut VecDeque<u8>) -> u32 {
+    let octets = waiting.make_contiguous();
+    let mut written = 0;
+    for part in chain.take(PARTS_MAX).filter(Descriptor::is_write_only) {
+        let rest = octets.get(written..).unwrap_or_default();
+        let piece = rest.get(..part.len() as usize).unwrap_or(rest);
+        if ram.write_slice(piece, part.addr()).is_err() {
+            break;
+        }
+        written += piece.len();
+    }
+    waiting.drain(..written);
+    written as u32
 }
 
 impl Terminal for Receiver {

@@ -6,25 +6,21 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
-use virtio_queue::{DescriptorChain, Queue, QueueT};
+use virtio_queue::DescriptorChain;
+use virtio_queue::desc::split::Descriptor;
 use vm_memory::Bytes;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::lifecycle::{CannotExport, Lifecycle, SavedState};
-use super::virtio::{ActiveQueue, F_VERSION_1, VirtioDevice};
+use super::virtio::{ActiveQueue, F_VERSION_1, ServedRing, VirtioDevice};
 use crate::memory::GuestRam;
 
 /// Descriptors that the ring may have.
 const RING_SIZE: u16 = 64;
-/// `VIRTIO_F_EVENT_IDX`.
-const EVENT_IDX: u64 = 1 << 29;
 /// Octets given for one buffer at most.
 const REQUEST_MAX: usize = 256;
-/// Buffers served for one notification: only a driver that adds more meanwhile, and will notify again, reaches it.
-const BATCH: usize = 2 * RING_SIZE as usize;
+/// Descriptors of a buffer that are looked at.
+const PARTS_MAX: usize = 16;
 
 /// What happened to an entropy device so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +37,8 @@ pub struct RngCounts {
 /// An entropy device.
 pub(crate) struct Rng {
     ram: GuestRam,
-    ring: Option<(Queue, Arc<EventFd>)>,
+    /// With the features that the driver accepted.
+    ring: Option<(ServedRing, u64)>,
     paused: bool,
     counts: RngCounts,
 }
@@ -60,31 +57,24 @@ impl Rng {
         self.counts
     }
 
+    /// The features that the driver accepted, while one is at work.
+    pub(crate) fn accepted(&self) -> Option<u64> {
+        self.ring.as_ref().map(|(_, features)| *features)
+    }
+
     fn fill_buffers(&mut self) {
-        let Some((queue, call)) = &mut self.ring else {
-            return;
-        };
-        for _ in 0..BATCH {
-            let Some(chain) = queue.pop_descriptor_chain(&self.ram) else {
-                match queue.enable_notification(&self.ram) {
-                    Ok(true) => continue,
-                    Ok(false) => break,
-                    Err(_) => return self.counts.refusals += 1,
-                }
-            };
-            let head = chain.head_index();
-            let given = fill(&self.ram, chain);
-            self.counts.octets += u64::from(given);
-            self.counts.requests += u64::from(given > 0);
-            self.counts.refusals += u64::from(given == 0);
-            if queue.add_used(&self.ram, head, given).is_err() {
-                return self.counts.refusals += 1;
-            }
-        }
-        if queue.needs_notification(&self.ram).unwrap_or(true) {
-            // Fails only when the counter is full, and then the interrupt is pending already.
-            let _ = call.write(1);
-        }
+        let Self {
+            ram, ring, counts, ..
+        } = self;
+        let Some((ring, _)) = ring else { return };
+        let served = ring.serve(ram, |chain| {
+            let given = fill(ram, chain);
+            counts.octets += u64::from(given);
+            counts.requests += u64::from(given > 0);
+            counts.refusals += u64::from(given == 0);
+            Some(given)
+        });
+        counts.refusals += u64::from(served.is_err());
     }
 }
 
@@ -92,7 +82,7 @@ impl Rng {
 fn fill(ram: &GuestRam, chain: DescriptorChain<&GuestRam>) -> u32 {
     let mut random = [0; REQUEST_MAX];
     let mut written = 0;
-    for part in chain.writable() {
+    for part in chain.take(PARTS_MAX).filter(Descriptor::is_write_only) {
         let len = (part.len() as usize).min(REQUEST_MAX - written);
         let Some(octets) = random.get_mut(..len) else {
             break;
@@ -125,10 +115,7 @@ impl Lifecycle for Rng {
         if !self.paused {
             return Err(CannotExport::Running("virtio-rng"));
         }
-        let position = self
-            .ring
-            .as_ref()
-            .map(|(queue, _)| (queue.next_avail(), queue.next_used()));
+        let position = self.ring.as_ref().map(|(ring, _)| ring.position());
         SavedState::new("virtio-rng", 1, position)
     }
 }
@@ -144,7 +131,7 @@ impl VirtioDevice for Rng {
     }
 
     fn features(&self) -> u64 {
-        F_VERSION_1 | EVENT_IDX
+        F_VERSION_1
     }
 
     fn queue_sizes(&self) -> &[u16] {
@@ -157,7 +144,7 @@ impl VirtioDevice for Rng {
 
     fn activate(&mut self, features: u64, queues: &[ActiveQueue]) -> Result<(), String> {
         let queue = queues.first().ok_or("the driver enabled no queue")?;
-        self.ring = Some((queue.ring(features & EVENT_IDX != 0)?, Arc::clone(&queue.call)));
+        self.ring = Some((ServedRing::new(queue)?, features));
         Ok(())
     }
 

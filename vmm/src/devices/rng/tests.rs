@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::Rng;
@@ -5,7 +7,7 @@ use super::*;
 use crate::devices::virtio::VirtioFunction;
 use crate::memory;
 use crate::testing::FakeWiring;
-use crate::testing::driver::{BASE, Driver, make_available, ring_address, used_index};
+use crate::testing::driver::{BASE, Driver, SIZE, make_available, ring_address, used_index};
 
 fn function() -> (VirtioFunction<Rng>, Arc<GuestRam>) {
     let ram = Arc::new(memory::allocate(2 << 20).expect("2 MiB"));
@@ -66,6 +68,39 @@ fn a_paused_device_leaves_memory_alone_until_it_goes_on() {
     assert!(function.export().is_err());
 }
 
+#[test]
+fn one_notification_goes_through_a_ring_once() {
+    let (mut function, ram) = function();
+    for _ in 0..SIZE {
+        make_available(&ram, 0, &[(0x1000, 1, true)]);
+    }
+    Driver(&mut function).notify(0);
+    assert_eq!(used_index(&ram, 0), SIZE);
+    // One entry more than the ring has breaks the rules.
+    for _ in 0..=SIZE {
+        make_available(&ram, 0, &[(0x1000, 1, true)]);
+    }
+    Driver(&mut function).notify(0);
+    let counts = function.device().counts();
+    assert_eq!((used_index(&ram, 0), counts.refusals), (SIZE, 1));
+}
+
+#[test]
+fn endless_chains_end() {
+    let (mut function, ram) = function();
+    // An indirect table of 65535 descriptors without octets.
+    for index in 0..u16::MAX {
+        let at = 0x10_0000 + 16 * u64::from(index);
+        ram.write_obj([3_u16, index + 1], vm_memory::GuestAddress(at + 12))
+            .expect("in memory");
+    }
+    make_available(&ram, 0, &[(0x10_0000, 16 * u32::from(u16::MAX), false)]);
+    ram.write_obj(4_u16, vm_memory::GuestAddress(ring_address(0) + 12))
+        .expect("in memory");
+    Driver(&mut function).notify(0);
+    assert_eq!((used_index(&ram, 0), function.device().counts().refusals), (1, 1));
+}
+
 proptest! {
     #[test]
     fn any_ring_is_harmless(octets in prop::collection::vec(any::<u8>(), 0x300), notifications in 1_u8..5) {
@@ -76,6 +111,6 @@ proptest! {
         }
         let counts = function.device().counts();
         prop_assert!(counts.octets <= counts.requests * REQUEST_MAX as u64);
-        prop_assert!(counts.requests <= u64::from(notifications) * BATCH as u64);
+        prop_assert!(counts.requests <= u64::from(notifications) * u64::from(RING_SIZE));
     }
 }

@@ -1,7 +1,6 @@
 //! COM1: a 16550 whose transmitter is the caller's `Write` and whose receiver is fed from a descriptor.
 
 mod input;
-mod output;
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -15,9 +14,9 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::Terminal;
 use super::lifecycle::{CannotExport, Lifecycle, SavedState};
+use super::lines::LineBuffer;
 
 pub(crate) use input::{Input, Typed};
-use output::LineBuffer;
 
 /// First port of COM1.
 pub(crate) const COM1: u16 = 0x3f8;

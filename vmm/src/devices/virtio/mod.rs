@@ -5,11 +5,13 @@
 mod function;
 mod queue;
 mod registers;
+mod served;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use function::{BAR_SPAN, VirtioFunction};
 pub(crate) use queue::ActiveQueue;
+pub(crate) use served::ServedRing;
 
 use super::lifecycle::Lifecycle;
 
