@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use crate::control::{default_path, make_home};
+use crate::control::{PathError, default_path, make_home};
 
 /// Longest name in octets.
 pub const MAX_NAME: usize = 64;
@@ -44,7 +44,10 @@ pub fn make_directory(dir: &Path) -> Result<(), PlaceError> {
     };
     if dir == default_directory() {
         // Its parent is the switch's too, which others may be allowed to use.
-        make_home(dir).map_err(|error| failed(io::Error::other(error)))?;
+        make_home(dir).map_err(|error| match error {
+            PathError::Make { dir, source } => PlaceError::System { dir, source },
+            PathError::Foreign { dir } => PlaceError::Foreign { dir },
+        })?;
     }
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir).map_err(failed)?;
