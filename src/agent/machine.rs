@@ -12,9 +12,6 @@ use rustix::system::{RebootCommand, finit_module, reboot};
 
 use super::{Failure, MODULES, SETTINGS};
 
-/// `MODULE_INIT_COMPRESSED_FILE` of `finit_module(2)`.
-const COMPRESSED: i32 = 4;
-
 /// Mounts what programs expect.
 pub(super) fn mount() -> Result<(), Failure> {
     let none: Option<&CStr> = None;
@@ -40,15 +37,9 @@ pub(super) fn load_modules() -> Result<(), Failure> {
 
 fn load_module(path: &Path) -> Result<(), Failure> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let compressed = path.extension().is_some_and(|ending| ending != "ko");
-    let flags = if compressed { COMPRESSED } else { 0 };
     let file = File::open(path).map_err(|error| format!("opening the module {name}: {error}"))?;
-    match finit_module(&file, c"", flags) {
+    match finit_module(&file, c"", 0) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::INVAL) if compressed => Err(format!(
-            "the module {name} is compressed, and this kernel decompresses none of this kind (CONFIG_MODULE_DECOMPRESS); \
-             decompress the files below --modules and run depmod -b"
-        )),
         Err(error) => Err(format!("loading the module {name}: {error}")),
     }
 }

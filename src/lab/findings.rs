@@ -81,6 +81,7 @@ pub(super) fn evidence(stalls: &[Stall], began: Instant) -> Vec<Evidence> {
         cause: cause(stall.cause).to_owned(),
         at_ms: stall.end.since(began) as f64 / 1e6,
         gap_ms: stall.gap_ns as f64 / 1e6,
+        ack_late_ms: stall.ack_delay_ns().map(|ns| ns as f64 / 1e6),
         proof: stall.explain(),
     };
     stalls.iter().take(MAX_EVIDENCE).map(piece).collect()
@@ -88,14 +89,10 @@ pub(super) fn evidence(stalls: &[Stall], began: Instant) -> Vec<Evidence> {
 
 /// The median time that an ACK came late for which payload waited, in milliseconds, over the evidence of all runs.
 pub(super) fn seen_ack_delay_ms(runs: &[Run]) -> Option<f64> {
-    let mut gaps: Vec<f64> = runs
-        .iter()
-        .flat_map(|run| &run.evidence)
-        .filter(|evidence| evidence.cause == cause(StallCause::DelayedAck))
-        .map(|evidence| evidence.gap_ms)
-        .collect();
-    gaps.sort_by(f64::total_cmp);
-    gaps.get(gaps.len() / 2).copied()
+    let evidence = runs.iter().flat_map(|run| &run.evidence);
+    let mut late: Vec<f64> = evidence.filter_map(|evidence| evidence.ack_late_ms).collect();
+    late.sort_by(f64::total_cmp);
+    late.get(late.len() / 2).copied()
 }
 
 /// Stalls as gaps that a time-line can name.

@@ -115,6 +115,7 @@ fn stalled() -> Run {
             cause: "delayed_ack".to_owned(),
             at_ms: 412.0,
             gap_ms: 200.1,
+            ack_late_ms: Some(200.1),
             proof:
                 "the filter held octets 33 to 64 of the client; the ACK of octet 32 left 192.0.2.2 only then"
                     .to_owned(),

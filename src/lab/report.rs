@@ -248,6 +248,9 @@ pub struct Evidence {
     pub at_ms: f64,
     /// The gap in milliseconds.
     pub gap_ms: f64,
+    /// How late the ACK came that was waited for, in milliseconds; what waited may have begun to wait later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack_late_ms: Option<f64>,
     /// The frames that prove it, and what they say, in a sentence.
     pub proof: String,
 }

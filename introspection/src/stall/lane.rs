@@ -9,6 +9,12 @@ use crate::{Direction, Instant};
 /// Frames remembered on their way through the filter, and as many on their way to the receiver.
 const MEMORY: usize = 32;
 
+/// Shorter segments are not full ones on any usual path: the segment size that TCP assumes without an option (RFC 9293,
+/// 3.7.1).
+const SMALL: u32 = 536;
+/// How long a sender that does not wait for acknowledgements is remembered as one, in nanoseconds.
+const EAGER_MEMORY: u64 = 1_000_000_000;
+
 /// A frame at one place and time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sighting {
@@ -99,6 +105,11 @@ pub(super) struct Lane {
     last_left: Instant,
     last_acked: Instant,
     told: Instant,
+    /// Octets of the newest data.
+    last_len: u32,
+    /// When its sender last sent a small segment right behind another that was not acknowledged, which Nagle's algorithm
+    /// forbids in all its forms.
+    eager: Option<Instant>,
     /// The shortest time that the receiver took to answer: the path behind the filter.
     path: Option<u64>,
 }
@@ -119,6 +130,8 @@ impl Lane {
             last_left: Instant(0),
             last_acked: Instant(0),
             told: Instant(0),
+            last_len: 0,
+            eager: None,
             path: None,
         }
     }
@@ -200,6 +213,7 @@ impl Lane {
                 });
             let new = self.sent.is_none_or(|sent| before(sent, frame.end()));
             finding = if new {
+                self.note_eagerness(frame);
                 self.continued(frame, there, limits)
             } else {
                 self.repeated(frame, limits)
@@ -209,6 +223,23 @@ impl Lane {
         }
         self.track(frame);
         finding
+    }
+
+    fn note_eagerness(&mut self, frame: &Sighting) {
+        let open = self
+            .sent
+            .is_some_and(|sent| self.acked.is_none_or(|acked| before(acked, sent)));
+        if open && self.last_len < SMALL && frame.len < SMALL {
+            self.eager = Some(frame.at);
+        }
+        self.last_len = frame.len;
+    }
+
+    /// Whether it is known that the sender does not keep small segments back for acknowledgements. What it sends behind one
+    /// then followed by chance, as it does on a machine that has other work to do.
+    fn sends_regardless(&self, frame: &Sighting) -> bool {
+        let known = |shown: Instant| frame.at.since(shown) <= EAGER_MEMORY;
+        frame.len < SMALL && self.eager.is_some_and(known)
     }
 
     fn track(&mut self, frame: &Sighting) {
@@ -235,7 +266,7 @@ impl Lane {
         let filter = since.max(answer.frame.at);
         let (at_receiver, in_filter) = (answer.frame.at.since(receiver), left.since(filter));
         let late = self.is_late(&answer, limits) && at_receiver > limits.threshold;
-        if late && at_receiver >= in_filter {
+        if late && at_receiver >= in_filter && !self.sends_regardless(frame) {
             let evidence = [
                 Some(self.delivery(&answer)),
                 Some(self.acknowledgement(&answer)),

@@ -149,6 +149,14 @@ impl Stall {
         Explanation(self).to_string()
     }
 
+    /// For a delayed acknowledgement: from the data being on its way to the receiver to the acknowledgement's leaving it, in
+    /// nanoseconds. What waited may have begun to wait later, so the gap may be shorter.
+    pub fn ack_delay_ns(&self) -> Option<u64> {
+        let data = self.role(Role::Delivered)?;
+        let ack = self.role(Role::Acknowledgement)?;
+        (self.cause == StallCause::DelayedAck).then(|| ack.at.since(data.at))
+    }
+
     fn role(&self, role: Role) -> Option<&Evidence> {
         self.evidence.iter().find(|frame| frame.role == role)
     }

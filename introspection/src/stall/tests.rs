@@ -160,6 +160,7 @@ fn a_sender_with_nagle_stalls_without_a_filter() {
         roles,
         [Role::Delivered, Role::Acknowledgement, Role::Continuation]
     );
+    assert_eq!(stall.ack_delay_ns(), Some(200_010_000));
     assert_eq!(
         stall.explain(),
         "200 ms: 192.0.2.1:4000 kept back seq 33..65 until 192.0.2.2 acknowledged seq 1..33; \
@@ -252,6 +253,7 @@ fn a_deadline_that_cuts_the_wait_short_is_the_filters() {
     talk.wwr(200 * MS, false);
     assert_eq!(talk.counts(), [0, 1, 0]);
     assert_eq!(talk.only().gap_ns, 100_000_000);
+    assert_eq!(talk.only().ack_delay_ns(), None);
 }
 
 #[test]
@@ -350,6 +352,29 @@ fn a_late_ack_that_nobody_waits_for_is_no_stall() {
     talk.wait(100 * MS);
     talk.peer_sends(100, 0);
     assert_eq!(talk.counts(), [0; 3]);
+}
+
+#[test]
+fn a_sender_that_does_not_wait_follows_a_late_ack_by_chance() {
+    let mut talk = Talk::open(Profile::Off, 120);
+    for _ in 0..5 {
+        talk.wwr(100, false); // both writes leave at once: no Nagle here
+        talk.wwr(40 * MS, true); // the guest stood still between its writes, and the peer's timer ran out
+    }
+    assert_eq!(talk.counts(), [0; 3]);
+    // Full segments are another matter: a window may have kept them back.
+    talk.guest_sends(32);
+    talk.wait(40 * MS);
+    talk.peer_acks(0);
+    talk.wait(60);
+    talk.guest_sends(1448);
+    assert_eq!(talk.counts(), [1, 0, 0]);
+    // What was seen long ago tells nothing.
+    talk.wait(100);
+    talk.peer_sends(100, 0);
+    talk.wait(2000 * MS);
+    talk.wwr(40 * MS, true);
+    assert_eq!(talk.counts(), [2, 0, 0]);
 }
 
 #[test]
