@@ -5,57 +5,102 @@
 
 mod support;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kvm_lab::{Add, Kernel, Lab};
 use serde_json::Value;
 
-/// A kernel and, if they are not where its release says, its modules.
-fn kernel() -> Option<(PathBuf, Option<PathBuf>)> {
-    let dir = support::target().join("debian-kernel");
-    let fetched = (dir.join("vmlinuz"), Some(dir.join("modules")));
-    // Where the laboratory has it.
-    let inside = (PathBuf::from("/vmlinuz"), None);
-    [fetched, inside].into_iter().find(|(kernel, _)| kernel.exists())
+const ENLIGHT: &str = env!("CARGO_BIN_EXE_enlight");
+
+/// What a command did.
+struct Outcome {
+    success: bool,
+    output: Vec<u8>,
+    errors: String,
 }
 
-/// Why Linux guests cannot run here.
-fn missing() -> Option<String> {
-    if std::fs::File::options()
+/// Runs `enlight lab` with Debian's kernel, once with each of the lists of words until one fails: on this machine's KVM if that
+/// runs Linux, else in a laboratory that has one.
+fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
+    let kernel = match Kernel::in_target(&support::target()) {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            support::skip(test, &error.to_string());
+            return None;
+        }
+    };
+    if has_complete_kvm() {
+        let files = format!(
+            "--kernel {} --modules {}",
+            kernel.image.display(),
+            kernel.modules.display()
+        );
+        let script = script(ENLIGHT, &files, runs);
+        let output = Command::new("sh")
+            .args(["-c", &script])
+            .output()
+            .expect("sh runs");
+        return Some(Outcome {
+            success: output.status.success(),
+            output: output.stdout,
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        });
+    }
+    let image = Add {
+        file: kernel.image.clone(),
+        inside: "/vmlinuz".to_owned(),
+    };
+    let mut laboratory = Lab::new(kernel);
+    laboratory.memory = 3072;
+    laboratory.adds = vec![ENLIGHT.parse().expect("a path"), image];
+    let script = script("enlight", "--kernel /vmlinuz", runs);
+    let (mut output, mut errors) = (Vec::new(), Vec::new());
+    match laboratory.run(&["sh", "-c", &script], &mut output, &mut errors) {
+        Ok(status) => Some(Outcome {
+            success: status == 0,
+            output,
+            errors: String::from_utf8_lossy(&errors).into_owned(),
+        }),
+        Err(error @ kvm_lab::LabError::NoProgram { .. }) => {
+            support::skip(test, &error.to_string());
+            None
+        }
+        Err(error) => panic!("the laboratory: {error}"),
+    }
+}
+
+/// Whether this machine's KVM runs Linux.
+fn has_complete_kvm() -> bool {
+    let usable = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/kvm")
-        .is_err()
-    {
-        return Some("/dev/kvm cannot be used here".to_owned());
-    }
+        .is_ok();
     let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if !cpuinfo
-        .split_whitespace()
-        .any(|word| word == "vmx" || word == "svm")
-    {
-        return Some("this machine's KVM cannot run Linux (neither vmx nor svm)".to_owned());
-    }
-    kernel()
-        .is_none()
-        .then(|| "there is no Debian kernel: run `cargo xtask setup`".to_owned())
+    usable
+        && cpuinfo
+            .split_whitespace()
+            .any(|word| word == "vmx" || word == "svm")
 }
 
-/// Runs the lab on the kernel and reads its JSON.
-fn report(words: &[&str]) -> Value {
-    let (kernel, modules) = kernel().expect("checked");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_enlight"));
-    command
-        .args(["lab", "--json", "--kernel"])
-        .arg(kernel)
-        .args(words);
-    if let Some(modules) = modules {
-        command.arg("--modules").arg(modules);
-    }
-    let output = command.output().expect("the binary starts");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "lab {words:?} failed:\n{errors}");
-    serde_json::from_slice(&output.stdout).expect("nothing but JSON on standard output")
+/// A command for each run.
+fn script(program: &str, files: &str, runs: &[Vec<&str>]) -> String {
+    let commands: Vec<String> = runs
+        .iter()
+        .map(|words| format!("{program} lab {files} {}", words.join(" ")))
+        .collect();
+    commands.join(" && ")
+}
+
+/// Runs the lab and reads its JSON, one document a run.
+fn reports(test: &str, runs: &[Vec<&str>]) -> Option<Vec<Value>> {
+    let outcome = lab(test, runs)?;
+    assert!(outcome.success, "lab {runs:?} failed:\n{}", outcome.errors);
+    let documents = serde_json::Deserializer::from_slice(&outcome.output).into_iter();
+    let reports = documents.map(|report| report.expect("nothing but JSON on standard output"));
+    let reports: Vec<Value> = reports.collect();
+    assert_eq!(reports.len(), runs.len());
+    Some(reports)
 }
 
 fn run<'a>(report: &'a Value, filter: &str) -> &'a Value {
@@ -84,21 +129,12 @@ fn delayed_acks(run: &Value, time: &str) -> Vec<f64> {
 
 #[test]
 fn serialize_meets_linux_own_delayed_ack_and_inspect_meets_none() {
-    if let Some(reason) = missing() {
-        support::skip(
-            "serialize_meets_linux_own_delayed_ack_and_inspect_meets_none",
-            &reason,
-        );
+    let test = "serialize_meets_linux_own_delayed_ack_and_inspect_meets_none";
+    let words = "--json --filter off,inspect,serialize --workload wwr --duration 5";
+    let Some(reports) = reports(test, &[words.split(' ').collect()]) else {
         return;
-    }
-    let report = report(&[
-        "--filter",
-        "off,inspect,serialize",
-        "--workload",
-        "wwr",
-        "--duration",
-        "5",
-    ]);
+    };
+    let report = &reports[0];
     assert_eq!(report["guests"], "linux");
     assert_eq!(report["settings"].get("ack_delay_ms"), None, "Linux decides");
     for guest in report["guests_info"].as_array().expect("guests") {
@@ -110,7 +146,7 @@ fn serialize_meets_linux_own_delayed_ack_and_inspect_meets_none() {
         );
     }
     for filter in ["off", "inspect"] {
-        let run = run(&report, filter);
+        let run = run(report, filter);
         assert!(count(run, "/transactions") >= 20, "{run}");
         assert_eq!(
             count(run, "/stalls/delayed_ack"),
@@ -125,7 +161,11 @@ fn serialize_meets_linux_own_delayed_ack_and_inspect_meets_none() {
             run["evidence"]
         );
     }
-    let run = run(&report, "serialize");
+    assert!(report["ack_delay_seen_ms"].as_f64().is_some());
+    assert_waits_for_linux_acks(run(report, "serialize"));
+}
+
+fn assert_waits_for_linux_acks(run: &Value) {
     let transactions = count(run, "/transactions");
     let delayed = count(run, "/stalls/delayed_ack");
     assert!(transactions >= 10, "{run}");
@@ -143,7 +183,6 @@ fn serialize_meets_linux_own_delayed_ack_and_inspect_meets_none() {
         late.len() == gaps.len() && late.iter().all(|ms| *ms >= 36.0),
         "{late:?}"
     );
-    assert!(report["ack_delay_seen_ms"].as_f64().is_some());
     let explanation = run["explanation"].as_str().expect("an explanation");
     assert!(
         explanation.contains("192.0.2.2's delayed ACK") && explanation.contains("Linux delays an ACK"),
@@ -153,41 +192,29 @@ fn serialize_meets_linux_own_delayed_ack_and_inspect_meets_none() {
 
 #[test]
 fn every_workload_runs_and_settings_arrive() {
-    if let Some(reason) = missing() {
-        support::skip("every_workload_runs_and_settings_arrive", &reason);
+    let runs = ["rr", "records", "stream"].map(|workload| {
+        let words = "--json --filter inspect --duration 1 --sysctl net.ipv4.tcp_timestamps=0 --workload";
+        words.split(' ').chain([workload]).collect()
+    });
+    let Some(reports) = reports("every_workload_runs_and_settings_arrive", &runs) else {
         return;
-    }
-    for workload in ["rr", "records", "stream"] {
-        let words = ["--filter", "inspect", "--workload", workload, "--duration", "1"];
-        let setting = ["--sysctl", "net.ipv4.tcp_timestamps=0"];
-        let report = report(&[&words[..], &setting].concat());
+    };
+    for report in reports {
         assert!(count(run(&report, "inspect"), "/transactions") > 0, "{report}");
         assert_eq!(report["settings"]["sysctls"][0], "net.ipv4.tcp_timestamps=0");
     }
 }
 
 #[test]
-fn a_setting_that_linux_does_not_know_is_an_error_in_one_line() {
-    if let Some(reason) = missing() {
-        support::skip(
-            "a_setting_that_linux_does_not_know_is_an_error_in_one_line",
-            &reason,
-        );
+fn a_setting_that_linux_does_not_know_is_an_error() {
+    let words = vec!["--json", "--sysctl", "net.ipv4.no_such=1"];
+    let Some(outcome) = lab("a_setting_that_linux_does_not_know_is_an_error", &[words]) else {
         return;
-    }
-    let (kernel, modules) = kernel().expect("checked");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_enlight"));
-    command
-        .args(["lab", "--json", "--sysctl", "net.ipv4.no_such=1", "--kernel"])
-        .arg(kernel);
-    if let Some(modules) = modules {
-        command.arg("--modules").arg(modules);
-    }
-    let output = command.output().expect("the binary starts");
-    assert!(!output.status.success());
-    let errors = String::from_utf8_lossy(&output.stderr);
+    };
+    assert!(!outcome.success && outcome.output.is_empty());
+    let errors = outcome.errors;
     assert!(
-        errors.contains("the server gave up") && errors.contains("net.ipv4.no_such"),
+        errors.contains("the server gave up") && errors.contains("setting net.ipv4.no_such to 1"),
         "{errors}"
     );
 }
@@ -195,11 +222,8 @@ fn a_setting_that_linux_does_not_know_is_an_error_in_one_line() {
 /// Runs on every machine: what is refused is refused before anything starts.
 #[test]
 fn what_linux_guests_cannot_have_is_refused() {
-    let lab = |words: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_enlight"))
-            .arg("lab")
-            .args(words)
-            .output();
+    let refused = |words: &[&str]| {
+        let output = Command::new(ENLIGHT).arg("lab").args(words).output();
         let output = output.expect("the binary starts");
         assert!(!output.status.success(), "{words:?}");
         assert!(output.stdout.is_empty(), "{words:?}");
@@ -207,17 +231,17 @@ fn what_linux_guests_cannot_have_is_refused() {
         assert_eq!(errors.lines().count(), 1, "{errors}");
         errors
     };
-    let nothing = Path::new("/nonexistent/vmlinuz").to_string_lossy().into_owned();
-    if missing().is_some() {
-        let errors = lab(&["--kernel", &nothing]);
+    let nothing = "/nonexistent/vmlinuz";
+    if has_complete_kvm() {
+        assert!(refused(&["--kernel", nothing]).contains(nothing));
+        assert!(refused(&["--kernel", "/proc/cpuinfo"]).contains("no Linux kernel"));
+        assert!(refused(&["--kernel", nothing, "--ack-delay", "40"]).contains("--ack-delay"));
+    } else {
+        let errors = refused(&["--kernel", nothing]);
         assert!(
             errors.contains("/dev/kvm") || errors.contains("neither vmx nor svm"),
             "{errors}"
         );
-    } else {
-        assert!(lab(&["--kernel", &nothing]).contains(&nothing));
-        assert!(lab(&["--kernel", "/proc/cpuinfo"]).contains("no Linux kernel"));
-        assert!(lab(&["--kernel", &nothing, "--ack-delay", "40"]).contains("--ack-delay"));
     }
-    assert!(lab(&["--sysctl", "net.ipv4.tcp_sack=0"]).contains("--distro"));
+    assert!(refused(&["--sysctl", "net.ipv4.tcp_sack=0"]).contains("--distro"));
 }
