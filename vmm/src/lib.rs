@@ -10,6 +10,7 @@ mod config;
 mod console;
 mod devices;
 mod error;
+mod footprint;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -95,7 +95,7 @@ pub struct BootTimes {
     pub started_us: Option<u64>,
     /// The guest printed something for the first time.
     pub first_output_us: Option<u64>,
-    /// The guest's init said that it runs, by writing 1 to port 0x404.
+    /// The guest's init said that it runs, by a mark: 1 to octet 0x40 of the host bridge's configuration or to port 0x404.
     pub init_us: Option<u64>,
     /// The guest notified a transmit queue for the first time: its first frame is on the ring.
     pub first_kick_us: Option<u64>,

@@ -27,6 +27,7 @@ use crate::console::{Console, Output};
 use crate::devices::block::Disk;
 use crate::devices::marks::INIT;
 use crate::error::{VmError, host};
+use crate::footprint;
 use crate::kernel::KernelInfo;
 use crate::report::{BootTimes, ExitCounts, MemoryUse, Stopwatch, VmInfo, VmReport, VmState};
 use crate::stop::{StopHandle, StopReason};
@@ -75,6 +76,9 @@ impl Vm {
         let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
         let handle = VmHandle::new(stop.clone()).map_err(host("make the request desk"))?;
+        if let Err(error) = footprint::drop_text() {
+            tracing::debug!(%error, "the text of the program stays in memory");
+        }
         Ok(Self {
             kernel: board.kernel,
             board: Some(board),
@@ -231,7 +235,7 @@ impl Vm {
             kernel: Some(self.kernel),
             boot: BootTimes {
                 first_output_us: self.output.first().map(us),
-                init_us: board.bus.marks.time(INIT).map(us),
+                init_us: board.bus.pci.marks().time(INIT).map(us),
                 first_kick_us: kicks.min().map(us),
                 ..self.boot
             },

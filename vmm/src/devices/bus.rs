@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::marks::{MARK_PORT, Marks};
+use super::marks::MARK_PORT;
 use super::pci::PciRoot;
 use super::power::Power;
 use super::serial::{COM1, PORTS, SerialPort};
@@ -13,7 +13,6 @@ pub(crate) struct Bus {
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) pci: Arc<PciRoot>,
     pub(crate) power: Arc<Power>,
-    pub(crate) marks: Marks,
 }
 
 impl Bus {
@@ -30,7 +29,7 @@ impl Bus {
     pub(crate) fn write_port(&self, port: u16, data: &[u8]) -> Option<StopReason> {
         let stop = self.power.write(port, data);
         if port == MARK_PORT {
-            self.marks.write(data);
+            self.pci.marks().write(data);
         } else if stop.is_none() {
             match port.checked_sub(COM1).filter(|offset| *offset < PORTS) {
                 Some(offset) => self.serial.write(offset as u8, data),
@@ -65,7 +64,6 @@ mod tests {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(Vec::new())),
             power: Arc::new(Power::new(Arc::new(FakeWiring::default()))),
-            marks: Marks::default(),
         };
         let mut data = [0; 4];
         bus.read_port(0x80, &mut data);

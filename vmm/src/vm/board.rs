@@ -18,7 +18,6 @@ use crate::devices::block::{Block, Disk, DiskError};
 use crate::devices::bus::Bus;
 use crate::devices::console::VirtioConsole;
 use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
-use crate::devices::marks::Marks;
 use crate::devices::net::{Net, SessionError};
 use crate::devices::pci::{PciFunction, PciRoot};
 use crate::devices::power::Power;
@@ -116,7 +115,6 @@ impl Board {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(slots.functions)),
             power: Arc::new(Power::new(wiring)),
-            marks: Marks::default(),
         });
         let board = Self {
             vcpus,

@@ -1,4 +1,7 @@
-//! A port by which a guest tells how far its start has come, so that the time can be shown beside the host's phases.
+//! Marks by which a guest tells how far its start has come, so that the times can be shown beside the host's phases.
+//!
+//! They come in through a port, which takes an instruction, and through the host bridge's configuration space, which Linux
+//! shows as a file.
 
 use std::time::Instant;
 
@@ -14,7 +17,7 @@ pub(crate) const INIT: u8 = 1;
 pub(crate) struct Marks(Mutex<[Option<Instant>; 16]>);
 
 impl Marks {
-    /// A guest's write to [`MARK_PORT`]. Other values than those of marks mean nothing.
+    /// A guest's write to one of the two places. Other values than those of marks mean nothing.
     pub(crate) fn write(&self, data: &[u8]) {
         if let [mark @ 1..=15] = *data
             && let Some(time) = self.0.lock().get_mut(usize::from(mark))

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use super::{ConfigSpace, Identity};
 use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
+use crate::devices::marks::Marks;
 use crate::layout::{ECAM, ECAM_SIZE};
 
 /// Configuration address register.
@@ -14,6 +15,8 @@ const CONFIG_ADDRESS: u16 = 0xcf8;
 const CONFIG_DATA: u16 = 0xcfc;
 /// Configuration address: the access is meant.
 const ENABLE: u32 = 1 << 31;
+/// Octet of the host bridge's own part of configuration space by which a guest tells how far its start has come.
+const MARK_OFFSET: usize = 0x40;
 
 /// A function on bus 0.
 pub(crate) trait PciFunction: Lifecycle + Send {
@@ -31,17 +34,26 @@ pub(crate) trait PciFunction: Lifecycle + Send {
 pub(crate) struct PciRoot {
     address: Mutex<u32>,
     slots: Vec<Arc<Mutex<dyn PciFunction>>>,
+    marks: Arc<Marks>,
 }
 
 impl PciRoot {
     /// A bus with `functions` in slots 1 and up.
     pub(crate) fn new(functions: Vec<Arc<Mutex<dyn PciFunction>>>) -> Self {
-        let mut slots: Vec<Arc<Mutex<dyn PciFunction>>> = vec![Arc::new(Mutex::new(HostBridge::new()))];
+        let marks = Arc::<Marks>::default();
+        let bridge = HostBridge::new(Arc::clone(&marks));
+        let mut slots: Vec<Arc<Mutex<dyn PciFunction>>> = vec![Arc::new(Mutex::new(bridge))];
         slots.extend(functions);
         Self {
             address: Mutex::new(0),
             slots,
+            marks,
         }
+    }
+
+    /// How far the guest says that its start has come.
+    pub(crate) fn marks(&self) -> &Marks {
+        &self.marks
     }
 
     /// A guest's read of a port; `false` when it is not one of the bus.
@@ -156,20 +168,24 @@ impl Lifecycle for Arc<PciRoot> {
     }
 }
 
-/// A bridge that does nothing but be there.
-struct HostBridge(ConfigSpace);
+/// A bridge that does nothing but be there, and take marks.
+struct HostBridge {
+    config: ConfigSpace,
+    marks: Arc<Marks>,
+}
 
 impl HostBridge {
-    fn new() -> Self {
+    fn new(marks: Arc<Marks>) -> Self {
         // The identity of Intel's 440FX, which every PC guest accepts without a driver.
-        Self(ConfigSpace::new(Identity {
+        let config = ConfigSpace::new(Identity {
             vendor: 0x8086,
             device: 0x1237,
             revision: 2,
             class: 0x06_0000,
             subsystem_vendor: 0x1af4,
             subsystem: 0x1100,
-        }))
+        });
+        Self { config, marks }
     }
 }
 
@@ -179,21 +195,24 @@ impl Lifecycle for HostBridge {
     fn resume(&mut self) {}
 
     fn reset(&mut self) {
-        *self = Self::new();
+        *self = Self::new(Arc::clone(&self.marks));
     }
 
     fn export(&self) -> Result<SavedState, CannotExport> {
-        SavedState::new("host-bridge", 1, self.0.octets())
+        SavedState::new("host-bridge", 1, self.config.octets())
     }
 }
 
 impl PciFunction for HostBridge {
     fn read_config(&mut self, offset: usize, data: &mut [u8]) {
-        self.0.read(offset, data);
+        self.config.read(offset, data);
     }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
-        self.0.write(offset, data);
+        if offset == MARK_OFFSET {
+            self.marks.write(data);
+        }
+        self.config.write(offset, data);
     }
 
     fn read_memory(&mut self, _: u64, _: &mut [u8]) -> bool {
@@ -242,6 +261,18 @@ mod tests {
         assert!(root.read_memory(ECAM + 0x1000, &mut id), "function 1");
         assert_eq!(id, [0xff; 4]);
         assert!(!root.read_memory(0xd000_0000, &mut id));
+    }
+
+    #[test]
+    fn marks_are_taken_by_the_host_bridge() {
+        let root = PciRoot::new(Vec::new());
+        select(&root, 0x8000_0040);
+        root.write_port(0xcfd, &[1]);
+        root.write_memory(ECAM + 0x8040, &[1]);
+        assert_eq!(root.marks().time(1), None);
+        root.write_port(0xcfc, &[1]);
+        root.write_memory(ECAM + 0x40, &[2]);
+        assert!(root.marks().time(1).is_some() && root.marks().time(2).is_some());
     }
 
     proptest! {
