@@ -1,9 +1,7 @@
 //! A running switch, asked and told over its control socket by the real command line, by plain HTTP, and by clients that
 //! mean no good.
 
-#[allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
-#[path = "support/daemon.rs"]
-mod daemon;
+mod support;
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -11,8 +9,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use daemon::Daemon;
 use serde_json::{Value, json};
+use support::daemon::Daemon;
 
 /// Says something over a connection and reads what comes back until the switch closes it.
 fn talk(control: &Path, request: &[u8]) -> String {

@@ -5,13 +5,12 @@ mod support;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
-use serde_json::Value;
 use support::daemon::Daemon;
 use support::guest::{Guest, Nic};
 use support::image::{Image, image};
 use support::machine::{Machine, wait_for, without_devices};
+use support::tcp::{iperf, nothing_lost_or_overtaken};
 use support::{host, program, skip};
 
 /// What QEMU is told to take every offload away from a guest.
@@ -31,60 +30,6 @@ fn image_or_skip(test: &str) -> Option<(Image, MutexGuard<'static, ()>)> {
 
 fn guest(image: &Image, name: &str, host: u8, socket: &Path, features: &str) -> Guest {
     Guest::start(image, name, host, Nic::VhostUser { socket, features })
-}
-
-/// Runs iperf3 from `client` to `server` and gives its report.
-fn iperf(client: &mut Guest, server: &mut Guest, to: &str, options: &str) -> Value {
-    server.run("iperf3 -s -1 -D; sleep 1");
-    let command = format!("iperf3 -c {to} -J {options}");
-    let (status, output) = client.try_run(&command, Duration::from_mins(1));
-    let report = output.find('{').map_or("", |at| &output[at..]);
-    let report: Value =
-        serde_json::from_str(report).unwrap_or_else(|error| panic!("{command}: {error}\n{output}"));
-    assert_eq!(status, "0", "{command}: {output}");
-    report
-}
-
-/// One counter of a guest's TCP, from `/proc/net/snmp` or `/proc/net/netstat`.
-fn counter(guest: &mut Guest, group: &str, name: &str) -> u64 {
-    let table = guest.run(&format!(
-        "cat /proc/net/snmp /proc/net/netstat | grep '^{group}:'"
-    ));
-    let mut lines = table.lines().filter(|line| line.starts_with(group));
-    let (names, values) = (
-        lines.next().expect("the names"),
-        lines.next().expect("the values"),
-    );
-    let at = names
-        .split_whitespace()
-        .position(|word| word == name)
-        .unwrap_or_else(|| panic!("no {name}: {names}"));
-    values
-        .split_whitespace()
-        .nth(at)
-        .and_then(|text| text.parse().ok())
-        .expect("a number")
-}
-
-/// The switch caused no retransmission: nothing reached either guest out of order, and whatever was sent again had
-/// arrived before, as the other end's duplicate SACK says, or was a loss probe. On a busy machine a guest may be
-/// late enough for its peer to send again; that is not the switch's doing.
-fn nothing_lost_or_overtaken(guests: [&mut Guest; 2]) {
-    for guest in guests {
-        assert_eq!(
-            counter(guest, "TcpExt", "TCPOFOQueue"),
-            0,
-            "segments out of order"
-        );
-        let again = counter(guest, "Tcp", "RetransSegs");
-        let needless =
-            counter(guest, "TcpExt", "TCPDSACKRecvSegs") + counter(guest, "TcpExt", "TCPLossProbes");
-        assert!(
-            again <= needless,
-            "{again} segments sent again, {needless} of them needlessly"
-        );
-        println!("{again} segments sent again, all needlessly");
-    }
 }
 
 fn no_drops(daemon: &Daemon, port: &str) {

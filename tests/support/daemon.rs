@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::enlight;
+
 /// A daemon in a directory of its own. Dropping it ends it.
 pub struct Daemon {
     dir: tempfile::TempDir,
@@ -75,7 +77,7 @@ impl Daemon {
 
     /// A CLI command that talks to this daemon.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_enlight"));
+        let mut command = Command::new(enlight());
         command.args(args).env("ENLIGHT_CONTROL", self.control());
         command
     }
@@ -105,7 +107,7 @@ impl Drop for Daemon {
 }
 
 fn spawn(dir: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_enlight"))
+    Command::new(enlight())
         .args(["switch", "run", "--control"])
         .arg(dir.join("control.sock"))
         .stdout(Stdio::null())

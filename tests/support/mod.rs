@@ -6,14 +6,35 @@ pub mod daemon;
 pub mod frames;
 pub mod guest;
 pub mod image;
+pub mod laboratory;
+pub mod linux;
 pub mod machine;
 pub mod netns;
 pub mod peer;
 pub mod scene;
+pub mod shell;
+pub mod tcp;
 pub mod vm;
+pub mod vmlinux;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
+
+/// A variable that names the program under test, where that is not the one that was built with the tests.
+pub const PROGRAM_VARIABLE: &str = "ENLIGHT_TEST_PROGRAM";
+
+/// The program under test.
+pub fn enlight() -> OsString {
+    std::env::var_os(PROGRAM_VARIABLE).unwrap_or_else(|| env!("CARGO_BIN_EXE_enlight").into())
+}
+
+/// Whether the program under test is optimised.
+pub fn is_release() -> bool {
+    std::path::Path::new(&enlight())
+        .parent()
+        .is_some_and(|dir| dir.ends_with("release"))
+}
 
 /// The directory that build products and downloads go to.
 pub fn target() -> PathBuf {
