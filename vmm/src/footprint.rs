@@ -52,7 +52,7 @@ mod tests {
                         .trim()
                         .trim_end_matches(" kB")
                         .parse::<u64>()
-                        .expect("a size")
+                        .expect("a size");
                 }
                 None if !line.split(' ').next().is_some_and(|first| first.ends_with(':')) => {
                     is_text = text(line).is_some();
