@@ -9,6 +9,7 @@ use std::process::Command;
 
 use kvm_lab::{Add, Kernel, Lab};
 use serde_json::Value;
+use support::has_complete_kvm;
 
 const ENLIGHT: &str = env!("CARGO_BIN_EXE_enlight");
 
@@ -67,20 +68,6 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
         }
         Err(error) => panic!("the laboratory: {error}"),
     }
-}
-
-/// Whether this machine's KVM runs Linux.
-fn has_complete_kvm() -> bool {
-    let usable = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    usable
-        && cpuinfo
-            .split_whitespace()
-            .any(|word| word == "vmx" || word == "svm")
 }
 
 /// A command for each run.
