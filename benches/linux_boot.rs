@@ -19,8 +19,8 @@ use std::time::Instant;
 use initramfs::{Archive, Program};
 use kvm_lab::{Add, Kernel, Lab};
 use serde_json::{Value, json};
+use support::has_complete_kvm;
 use support::image::image;
-use support::laboratory::has_complete_kvm;
 
 /// Set in the laboratory: where the files are, and how many rounds to run.
 const INSIDE: &str = "ENLIGHT_BENCH_INSIDE";

@@ -9,6 +9,7 @@ use std::process::Command;
 
 use kvm_lab::{Add, Kernel, Lab};
 use serde_json::Value;
+use support::has_complete_kvm;
 
 const ENLIGHT: &str = env!("CARGO_BIN_EXE_enlight");
 
@@ -52,7 +53,11 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
     };
     let mut laboratory = Lab::new(kernel);
     laboratory.memory = 3072;
-    laboratory.adds = vec![ENLIGHT.parse().expect("a path"), image];
+    let program = Add {
+        file: support::laboratory::program(),
+        inside: "/bin/enlight".to_owned(),
+    };
+    laboratory.adds = vec![program, image];
     let script = script("enlight", "--kernel /vmlinuz", runs);
     let (mut output, mut errors) = (Vec::new(), Vec::new());
     match laboratory.run(&["sh", "-c", &script], &mut output, &mut errors) {
@@ -67,20 +72,6 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
         }
         Err(error) => panic!("the laboratory: {error}"),
     }
-}
-
-/// Whether this machine's KVM runs Linux.
-fn has_complete_kvm() -> bool {
-    let usable = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    usable
-        && cpuinfo
-            .split_whitespace()
-            .any(|word| word == "vmx" || word == "svm")
 }
 
 /// A command for each run.

@@ -2,14 +2,13 @@
 //!
 //! A test binary that needs the laboratory starts itself there, with the same test, and the same files at the same paths.
 
-use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use kvm_lab::{Add, Kernel, Lab, LabError};
 
-use super::{enlight, skip, target};
+use super::{enlight, has_complete_kvm, skip, target};
 
 /// Set in the laboratory.
 const INSIDE: &str = "ENLIGHT_TEST_INSIDE";
@@ -30,7 +29,7 @@ pub fn with_linux_guests(test: &str, files: &[&Path], memory: u32, body: impl Fn
         Err(error) => return skip(test, &error.to_string()),
     };
     let own = std::env::current_exe().expect("this program has a file");
-    let program = PathBuf::from(std::env::var_os(RELEASE).unwrap_or_else(enlight));
+    let program = program();
     let files = files.iter().copied().chain([own.as_path(), &program]);
     let lab = Lab {
         memory,
@@ -60,6 +59,11 @@ pub fn with_linux_guests(test: &str, files: &[&Path], memory: u32, body: impl Fn
     }
 }
 
+/// The program under test for a laboratory: the optimised one, if there is one.
+pub fn program() -> PathBuf {
+    std::env::var_os(RELEASE).unwrap_or_else(enlight).into()
+}
+
 /// Whether this process runs in the laboratory.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
@@ -71,14 +75,4 @@ fn variables(program: &Path) -> Vec<(String, String)> {
     variables.extend(std::env::var("CARGO_TARGET_DIR").map(|value| ("CARGO_TARGET_DIR".to_owned(), value)));
     variables.push((super::PROGRAM_VARIABLE.to_owned(), program.display().to_string()));
     variables
-}
-
-/// Whether this machine's KVM runs Linux.
-pub fn has_complete_kvm() -> bool {
-    let usable = File::options().read(true).write(true).open("/dev/kvm").is_ok();
-    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    usable
-        && cpuinfo
-            .split_whitespace()
-            .any(|word| word == "vmx" || word == "svm")
 }

@@ -70,6 +70,20 @@ pub fn host(command: &str) -> String {
     text
 }
 
+/// Whether this machine's KVM runs Linux.
+pub fn has_complete_kvm() -> bool {
+    let usable = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok();
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    usable
+        && cpuinfo
+            .split_whitespace()
+            .any(|word| word == "vmx" || word == "svm")
+}
+
 /// Says by name that a test does not run here, and why.
 pub fn skip(test: &str, reason: &str) {
     println!("SKIPPED {test}: {reason}");

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 use initramfs::ModuleTree;
 
+use crate::image::initrd;
 use crate::run::{has_program, output, run, target_dir};
 use crate::setup::{apt_get, is_root};
 
@@ -30,18 +31,7 @@ const KERNELS: [Fetched; 2] = [
     Fetched {
         package: "linux-image-amd64",
         home: "debian-kernel-full",
-        modules: &[
-            "virtio_pci",
-            "virtio_blk",
-            "virtio_net",
-            "virtio_console",
-            "virtio_rng",
-            "ext4",
-            "crc32c_generic",
-            "crc32c_intel",
-            "button",
-            "evdev",
-        ],
+        modules: &initrd::MODULES,
     },
 ];
 

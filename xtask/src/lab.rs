@@ -59,7 +59,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::from(status))
 }
 
-fn parse_mib(text: &str) -> Result<u32> {
+pub(crate) fn parse_mib(text: &str) -> Result<u32> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'm' | b'M') => (&text[..text.len() - 1], 0),
         Some(b'g' | b'G') => (&text[..text.len() - 1], 10),

@@ -1,5 +1,6 @@
 //! The project's own build, test and check commands: `cargo xtask --help`.
 
+mod image;
 mod kernels;
 mod lab;
 mod prepush;
@@ -25,7 +26,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the programs that tests use, and fetch the kernels of their Linux guests
+    /// Install the programs that tests use, fetch the kernels of their Linux guests, and make the disk that they boot from
     Setup,
     /// Set up, run the whole test suite, and compile fuzz targets and benchmarks
     Test,
@@ -34,6 +35,8 @@ enum Task {
     /// Run a command in a laboratory: a complete KVM in QEMU's software CPU, on Debian's kernel, as root
     #[command(name = "kvm-lab")]
     KvmLab(lab::Args),
+    /// Make a small Debian to boot from: a disk image, a kernel and an initial RAM disk
+    Image(image::Args),
     /// Check that no file is longer than 600 lines and no function longer than 60
     Sizes,
     /// Run a fuzz target for a while (needs cargo-fuzz)
@@ -70,6 +73,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Test => suite::test()?,
         Task::Prepush => prepush::prepush()?,
         Task::KvmLab(args) => return lab::run(args),
+        Task::Image(args) => image::image(&args)?,
         Task::Sizes => sizes::check()?,
         Task::Fuzz { target, seconds } => suite::fuzz(&target, seconds)?,
         Task::Bench { name, args } => suite::bench(name.as_deref(), &args)?,

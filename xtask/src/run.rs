@@ -27,11 +27,17 @@ pub(crate) fn cargo() -> Command {
 
 /// Whether a program is on the path, `sbin` directories included.
 pub(crate) fn has_program(name: &str) -> bool {
+    find_program(name).is_some()
+}
+
+/// Where a program is, `sbin` directories included.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)
         .chain(extra)
-        .any(|dir| dir.join(name).is_file())
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
 }
 
 /// Says what is run and runs it; fails when it does. It gets no standard input.

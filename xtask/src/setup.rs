@@ -1,14 +1,15 @@
-//! Everything that tests need and Rust does not bring: Debian packages, and the kernels of Linux guests.
+//! Everything that tests need and Rust does not bring: Debian packages, and kernels and a disk for Linux guests.
 
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::image;
 use crate::kernels;
 use crate::run::{has_program, output, run};
 
 /// A program that tests call, and the package that brings it.
-const PROGRAMS: [(&str, &str); 17] = [
+const PROGRAMS: [(&str, &str); 19] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -26,6 +27,8 @@ const PROGRAMS: [(&str, &str); 17] = [
     ("lz4", "lz4"),
     ("mmdebstrap", "mmdebstrap"),
     ("mke2fs", "e2fsprogs"),
+    ("fakeroot", "fakeroot"),
+    ("qemu-img", "qemu-utils"),
 ];
 
 /// Installs what is missing; fails when something is missing still.
@@ -36,7 +39,8 @@ pub(crate) fn setup() -> Result<()> {
     } else {
         install(&missing)?;
     }
-    kernels::fetch()
+    kernels::fetch()?;
+    image::for_tests()
 }
 
 /// Installs what can be installed, and says what that leaves out.
@@ -109,7 +113,7 @@ fn with_one_qemu(packages: &[&str]) -> Result<Vec<String>> {
         .context("the archive has no qemu-system-x86 and qemu-utils of the same version")?;
     let others = packages
         .iter()
-        .filter(|package| **package != "qemu-system-x86")
+        .filter(|package| !package.starts_with("qemu-"))
         .map(|package| (*package).to_owned());
     Ok(["qemu-system-x86", "qemu-utils"]
         .into_iter()
