@@ -28,8 +28,6 @@ pub struct VmConfig {
     pub reboot: bool,
     /// Whether the process gives up all that the machine does not need before the guest's first instruction.
     pub sandbox: bool,
-    /// The directory in which the process removes a file of its own at its end, which a sandbox has to allow.
-    pub removes_in: Option<PathBuf>,
 }
 
 impl VmConfig {
@@ -46,7 +44,6 @@ impl VmConfig {
             terminal: Terminal::Serial,
             reboot: false,
             sandbox: false,
-            removes_in: None,
         }
     }
 }

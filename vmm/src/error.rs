@@ -7,7 +7,6 @@ use crate::devices::block::DiskError;
 use crate::devices::net::SessionError;
 use crate::kernel::KernelError;
 use crate::memory::MemoryError;
-use crate::sandbox::SandboxError;
 use crate::vcpu::VcpuError;
 
 /// A machine that could not be made or go on. Its text is one line that says what to do where that is known.
@@ -45,9 +44,6 @@ pub enum VmError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The process cannot be confined.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
     /// The host is out of descriptors or the like.
     #[error("cannot {what}: {source}")]
     Host {

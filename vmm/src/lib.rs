@@ -19,7 +19,6 @@ mod layout;
 mod memory;
 mod microguest;
 mod report;
-mod sandbox;
 mod stop;
 #[cfg(test)]
 mod testing;
@@ -47,7 +46,6 @@ pub use report::{
     BootTimes, ConsoleReport, DiskReport, ExitCounts, MemoryUse, NetCounts, NicReport, RngReport, VmInfo,
     VmReport, VmState,
 };
-pub use sandbox::{Sandbox, SandboxError, SandboxReport, ThreadKind};
 pub use stop::{StopHandle, StopReason};
 pub use vcpu::{VcpuError, VcpuInfo};
 pub use vm::{RequestError, Vm, VmHandle};

@@ -11,7 +11,6 @@ use crate::devices::console::ConsoleCounts;
 pub use crate::devices::net::NetCounts;
 use crate::devices::rng::RngCounts;
 use crate::kernel::KernelInfo;
-use crate::sandbox::SandboxReport;
 pub use crate::vcpu::ExitCounts;
 use crate::vcpu::VcpuInfo;
 
@@ -39,8 +38,6 @@ pub struct VmReport {
     pub rng: RngReport,
     /// The virtio console, where there is one.
     pub console: Option<ConsoleReport>,
-    /// What the process has given up.
-    pub sandbox: SandboxReport,
 }
 
 /// A machine as it is now.

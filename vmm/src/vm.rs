@@ -30,7 +30,6 @@ use crate::error::{VmError, host};
 use crate::footprint;
 use crate::kernel::KernelInfo;
 use crate::report::{BootTimes, ExitCounts, MemoryUse, Stopwatch, VmInfo, VmReport, VmState};
-use crate::sandbox::{Sandbox, ThreadKind};
 use crate::stop::{StopHandle, StopReason};
 use board::Board;
 use events::Events;
@@ -62,8 +61,6 @@ pub struct Vm {
     /// Exits before the last reset.
     past_exits: ExitCounts,
     memory: Option<MemoryUse>,
-    sandbox: Sandbox,
-    host_cpus: u32,
 }
 
 impl Vm {
@@ -73,12 +70,7 @@ impl Vm {
         let watch = Stopwatch::start();
         check::check(&config)?;
         let kvm = machine::open_kvm()?;
-        let sandbox = if config.sandbox {
-            Sandbox::prepare(config.removes_in.as_deref())?
-        } else {
-            Sandbox::none()
-        };
-        let disks = board::open_disks(&config.disks, &sandbox)?;
+        let disks = board::open_disks(&config.disks)?;
         let output = Output::new(console.output);
         let images = Images::open(&config)?;
         let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
@@ -105,9 +97,6 @@ impl Vm {
             resets: 0,
             past_exits: ExitCounts::default(),
             memory: None,
-            sandbox,
-            // Looks into /sys, which a sandbox closes.
-            host_cpus: available_parallelism().map_or(1, |count| count.get() as u32),
         })
     }
 
@@ -121,18 +110,11 @@ impl Vm {
         self.handle.clone()
     }
 
-    /// The sandbox of the process, for threads of the caller's.
-    pub fn sandbox(&self) -> Sandbox {
-        self.sandbox.clone()
-    }
-
-    /// Runs the machine until it stops. All its threads have ended and the terminal is as it was when this returns; the
-    /// calling thread stays confined if the machine has a sandbox.
+    /// Runs the machine until it stops. All its threads have ended and the terminal is as it was when this returns.
     pub fn run(&mut self) -> Result<StopReason, VmError> {
         let Some(mut board) = self.board.take() else {
             return Ok(StopReason::Requested);
         };
-        self.sandbox.enter(ThreadKind::Main)?;
         let desk = self.handle.desk();
         let mut keyboard = Keyboard::new(self.input.take(), events::KEYBOARD);
         desk.open();
@@ -158,7 +140,7 @@ impl Vm {
     fn run_once(&mut self, board: &mut Board, keyboard: &mut Keyboard) -> Result<StopReason, VmError> {
         let mut events = Events::new(board, keyboard, &self.handle.desk(), &self.stop)?;
         self.boot.started_us = Some(self.watch.us());
-        board.vcpus.start(&board.bus, &self.sandbox)?;
+        board.vcpus.start(&board.bus)?;
         let asked = events.serve(self, board, keyboard);
 
         // Measured while everything is still in place.
@@ -212,13 +194,14 @@ impl Vm {
 
     /// What the machine is, costs and does now.
     fn info(&self, board: &Board) -> VmInfo {
+        let host_cpus = available_parallelism().map_or(1, |count| count.get() as u32);
         VmInfo {
             pid: std::process::id(),
             state: self.state,
             uptime_ms: self.made.us() / 1000,
             memory_size_kib: self.config.memory >> 10,
-            host_cpus: self.host_cpus,
-            overcommitted: u32::from(self.config.vcpus) > self.host_cpus,
+            host_cpus,
+            overcommitted: u32::from(self.config.vcpus) > host_cpus,
             vcpus: board.vcpus.info(),
             report: VmReport {
                 memory: board.memory_use().unwrap_or_default(),
@@ -264,7 +247,6 @@ impl Vm {
             disks: board.disks.iter().map(board::report_disk).collect(),
             rng: board::report_rng(&board.rng),
             console: board.console.as_ref().map(board::report_console),
-            sandbox: self.sandbox.report(),
         }
     }
 }

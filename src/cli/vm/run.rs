@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vmm::{Console, StopReason, ThreadKind, Vm, VmError, VmReport};
+use vmm::{Console, StopReason, Vm, VmError, VmReport};
 
 use super::super::{say, to_json};
 use super::args::Args;
@@ -24,8 +24,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .context("taking standard input")?;
     // First of all: a name that is taken must not cost anybody anything.
     let socket = args.socket()?;
-    let mut config = args.config()?;
-    config.removes_in = socket.as_ref().map(|socket| socket.directory().to_owned());
+    let config = args.config()?;
     warn_of_sharing(args.vcpus);
     let console = Console {
         output: Box::new(io::stdout()),
@@ -35,8 +34,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     vm.stop_handle()
         .stop_on_signals()
         .context("watching for signals")?;
-    let sandbox = vm.sandbox();
-    let enter: Enter = Arc::new(move || sandbox.enter_or_exit(ThreadKind::Control));
+    let enter: Enter = Arc::new(|| ());
     let server = socket
         .map(|socket| Server::start(socket, vm.handle(), &enter))
         .transpose()

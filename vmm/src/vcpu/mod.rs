@@ -22,7 +22,6 @@ use vmm_sys_util::signal::Killable;
 
 use crate::devices::bus::Bus;
 use crate::kernel::Protocol;
-use crate::sandbox::{Sandbox, ThreadKind};
 use crate::stop::StopReason;
 use account::Account;
 pub use account::VcpuInfo;
@@ -146,14 +145,13 @@ impl Vcpus {
     }
 
     /// Starts a thread for each processor.
-    pub(crate) fn start(&mut self, bus: &Arc<Bus>, sandbox: &Sandbox) -> Result<(), VcpuError> {
+    pub(crate) fn start(&mut self, bus: &Arc<Bus>) -> Result<(), VcpuError> {
         kick::install()?;
         self.shared.accounts.lock().resize_with(self.idle.len(), || None);
         for (vcpu, id) in std::mem::take(&mut self.idle).into_iter().zip(0_u8..) {
             let (bus, shared, ended) = (Arc::clone(bus), Arc::clone(&self.shared), Arc::clone(&self.ended));
-            let sandbox = sandbox.clone();
             let body = move || {
-                if let Some(outcome) = run(vcpu, id, &bus, &shared, &sandbox) {
+                if let Some(outcome) = run(vcpu, id, &bus, &shared) {
                     shared.outcome.lock().get_or_insert(outcome);
                 }
                 // Fails only when the counter is full, and then the end is known already.
@@ -237,18 +235,11 @@ impl Vcpus {
 }
 
 /// Runs one processor until it stops the machine or is told to stop; `None` in the latter case.
-fn run(
-    mut vcpu: VcpuFd,
-    id: u8,
-    bus: &Bus,
-    shared: &Shared,
-    sandbox: &Sandbox,
-) -> Option<Result<StopReason, VcpuError>> {
+fn run(mut vcpu: VcpuFd, id: u8, bus: &Bus, shared: &Shared) -> Option<Result<StopReason, VcpuError>> {
     let account = Account::of_this_thread(Stats::of(&vcpu)).ok();
     if let Some(place) = shared.accounts.lock().get_mut(usize::from(id)) {
         *place = account;
     }
-    sandbox.enter_or_exit(ThreadKind::Vcpu);
     let kickable = kick::Kickable::new(&mut vcpu);
     let outcome = loop {
         match shared.gate.pass() {

@@ -29,7 +29,6 @@ use crate::kernel::KernelInfo;
 use crate::layout::{PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam, MemoryError};
 use crate::report::{BootTimes, ConsoleReport, DiskReport, MemoryUse, NicReport, RngReport, Stopwatch};
-use crate::sandbox::{Sandbox, ThreadKind};
 use crate::vcpu::{VcpuError, Vcpus};
 use crate::wiring::{KvmWiring, Wiring};
 
@@ -246,12 +245,11 @@ fn make_nics(configs: &[NicConfig], slots: &mut Slots, again: bool) -> Result<Ve
 }
 
 /// Opens the images and starts the threads that serve them.
-pub(super) fn open_disks(configs: &[DiskConfig], sandbox: &Sandbox) -> Result<Vec<Arc<Disk>>, DiskError> {
-    let open = |config| {
-        let sandbox = sandbox.clone();
-        Disk::open(config, move || sandbox.enter_or_exit(ThreadKind::Disk)).map(Arc::new)
-    };
-    configs.iter().map(open).collect()
+pub(super) fn open_disks(configs: &[DiskConfig]) -> Result<Vec<Arc<Disk>>, DiskError> {
+    configs
+        .iter()
+        .map(|config| Disk::open(config, || {}).map(Arc::new))
+        .collect()
 }
 
 fn make_disks(disks: &[Arc<Disk>], slots: &mut Slots) -> Result<Vec<DiskFunction>, VmError> {
