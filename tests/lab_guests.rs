@@ -314,7 +314,7 @@ fn disks_hold_what_was_flushed_when_the_machine_is_killed() {
             vm
         };
         let mut vm = boot("first");
-        assert_eq!(site.info("first")["sandbox"]["on"], true);
+        assert_eq!(site.info("first")["sandbox"]["seccomp"], true);
         let sums = fill(&mut vm);
         let refused = site.refused(&[&["run", "--micro-guest"], &words[..2]].concat());
         assert!(refused.contains("is in use by another process"), "{refused}");

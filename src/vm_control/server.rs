@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use vmm::VmHandle;
+use vmm::{Thread, VmHandle};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -45,8 +45,8 @@ const FIRST: u64 = 16;
 /// Nobody: a question of the server's own.
 const SELF: u64 = 2;
 
-/// Called by each thread of the server before it does anything: the place to enter a sandbox.
-pub type Enter = Arc<dyn Fn() + Send + Sync>;
+/// Called by each thread of the server with its kind before it does anything: the place to enter a sandbox.
+pub type Enter = fn(Thread);
 
 /// A running server. It ends with this value, and the socket's file with it.
 pub struct Server {
@@ -70,7 +70,7 @@ struct News {
 
 impl Server {
     /// Starts to serve.
-    pub fn start(socket: Socket, machine: VmHandle, enter: &Enter) -> io::Result<Self> {
+    pub fn start(socket: Socket, machine: VmHandle, enter: Enter) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             bell: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             news: Mutex::default(),
@@ -83,20 +83,21 @@ impl Server {
             threads: Vec::new(),
             socket: Some(socket),
         };
-        let (first, second) = (Arc::clone(enter), Arc::clone(enter));
-        server.spawn("control", move || {
-            first();
+        server.spawn(Thread::Control, move || {
+            enter(Thread::Control);
             reception.serve();
         })?;
-        server.spawn("control-ask", move || {
-            second();
+        server.spawn(Thread::ControlAsk, move || {
+            enter(Thread::ControlAsk);
             worker::run(&questions, &name, &machine, &shared);
         })?;
         Ok(server)
     }
 
-    fn spawn(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = thread::Builder::new().name(name.to_owned()).stack_size(STACK);
+    fn spawn(&mut self, kind: Thread, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = thread::Builder::new()
+            .name(kind.word().to_owned())
+            .stack_size(STACK);
         self.threads.push(thread.spawn(run)?);
         Ok(())
     }

@@ -26,8 +26,11 @@ pub struct VmConfig {
     pub terminal: Terminal,
     /// Whether a guest's reset starts the guest again instead of ending the machine.
     pub reboot: bool,
-    /// Whether the process gives up all that the machine does not need before the guest's first instruction.
+    /// Whether the process gives up all that the machine does not need before the guest's first instruction. It then has
+    /// one machine, made while it has one thread.
     pub sandbox: bool,
+    /// Directories that the process has to remove files of its own from in the end; for the sandbox.
+    pub removes_from: Vec<PathBuf>,
 }
 
 impl VmConfig {
@@ -44,6 +47,7 @@ impl VmConfig {
             terminal: Terminal::Serial,
             reboot: false,
             sandbox: false,
+            removes_from: Vec::new(),
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::devices::block::DiskError;
 use crate::devices::net::SessionError;
 use crate::kernel::KernelError;
 use crate::memory::MemoryError;
+use crate::sandbox::SandboxError;
 use crate::vcpu::VcpuError;
 
 /// A machine that could not be made or go on. Its text is one line that says what to do where that is known.
@@ -44,6 +45,9 @@ pub enum VmError {
     /// A disk cannot be used.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The process cannot give up what it does not need.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The host is out of descriptors or the like.
     #[error("cannot {what}: {source}")]
     Host {

@@ -19,6 +19,7 @@ mod layout;
 mod memory;
 mod microguest;
 mod report;
+mod sandbox;
 mod stop;
 #[cfg(test)]
 mod testing;
@@ -45,6 +46,9 @@ pub use offload::MacAddr;
 pub use report::{
     BootTimes, ConsoleReport, DiskReport, ExitCounts, MemoryUse, NetCounts, NicReport, RngReport, VmInfo,
     VmReport, VmState,
+};
+pub use sandbox::{
+    EXIT_STATUS as SANDBOX_EXIT_STATUS, Inherited, SandboxError, SandboxReport, Thread, enter,
 };
 pub use stop::{StopHandle, StopReason};
 pub use vcpu::{VcpuError, VcpuInfo};

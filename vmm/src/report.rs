@@ -11,6 +11,7 @@ use crate::devices::console::ConsoleCounts;
 pub use crate::devices::net::NetCounts;
 use crate::devices::rng::RngCounts;
 use crate::kernel::KernelInfo;
+use crate::sandbox::SandboxReport;
 pub use crate::vcpu::ExitCounts;
 use crate::vcpu::VcpuInfo;
 
@@ -38,6 +39,8 @@ pub struct VmReport {
     pub rng: RngReport,
     /// The virtio console, where there is one.
     pub console: Option<ConsoleReport>,
+    /// What the process gave up before the guest began.
+    pub sandbox: SandboxReport,
 }
 
 /// A machine as it is now.

@@ -30,6 +30,7 @@ use crate::error::{VmError, host};
 use crate::footprint;
 use crate::kernel::KernelInfo;
 use crate::report::{BootTimes, ExitCounts, MemoryUse, Stopwatch, VmInfo, VmReport, VmState};
+use crate::sandbox::{self, Sandbox, Thread};
 use crate::stop::{StopHandle, StopReason};
 use board::Board;
 use events::Events;
@@ -65,7 +66,8 @@ pub struct Vm {
 
 impl Vm {
     /// Makes a machine that is ready to run: memory, kernel, processors, devices, and a conversation with the switch
-    /// of each interface.
+    /// of each interface. With [`VmConfig::sandbox`], the process has given up its privileges when this returns; threads
+    /// give up what is left with [`crate::enter`], the one that calls [`Vm::run`] in there.
     pub fn new(config: VmConfig, console: Console) -> Result<Self, VmError> {
         let watch = Stopwatch::start();
         check::check(&config)?;
@@ -74,6 +76,10 @@ impl Vm {
         let output = Output::new(console.output);
         let images = Images::open(&config)?;
         let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
+        if config.sandbox {
+            confinement(&config).enter_process()?;
+        }
+        board::begin_disks(&disks)?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
         let handle = VmHandle::new(stop.clone()).map_err(host("make the request desk"))?;
         if let Err(error) = footprint::drop_text() {
@@ -117,6 +123,7 @@ impl Vm {
         };
         let desk = self.handle.desk();
         let mut keyboard = Keyboard::new(self.input.take(), events::KEYBOARD);
+        sandbox::enter(Thread::Main);
         desk.open();
         let outcome = loop {
             match self.run_once(&mut board, &mut keyboard) {
@@ -216,6 +223,7 @@ impl Vm {
             boot: self.boot,
             resets: self.resets,
             exits: self.past_exits,
+            sandbox: sandbox::report(),
             ..VmReport::default()
         };
         self.board
@@ -245,8 +253,18 @@ impl Vm {
             console_lost: board.console_lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),
             disks: board.disks.iter().map(board::report_disk).collect(),
+            sandbox: sandbox::report(),
             rng: board::report_rng(&board.rng),
             console: board.console.as_ref().map(board::report_console),
         }
+    }
+}
+
+/// What a machine's process must still be able to do in its sandbox.
+fn confinement(config: &VmConfig) -> Sandbox {
+    Sandbox {
+        reboot: config.reboot,
+        removes_from: config.removes_from.clone(),
+        sockets: config.nics.iter().map(|nic| nic.socket.clone()).collect(),
     }
 }

@@ -7,7 +7,7 @@ use vmm::{BootTimes, VcpuInfo, VmInfo, VmReport, VmState};
 
 use super::super::{say, table, to_json};
 use super::machine::Place;
-use super::words::{duration, mib, ms, sharing};
+use super::words::{duration, mib, ms, sandbox, sharing};
 use crate::vm_control::api::Info;
 
 /// Why two figures stand where one might be expected.
@@ -74,6 +74,7 @@ fn summary(name: &str, machine: &VmInfo) -> String {
         mib(machine.memory_size_kib),
         mib(memory.beyond_guest_kib)
     ));
+    text.push_str(&sandbox(&report.sandbox));
     let counts = [
         (report.resets, "the guest started anew {} times"),
         (report.console_lost, "{} octets of console output were lost"),

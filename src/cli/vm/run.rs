@@ -3,40 +3,47 @@
 use std::io::{self, IsTerminal as _};
 use std::os::fd::AsFd as _;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
-use vmm::{Console, StopReason, Vm, VmError, VmReport};
+use vmm::{Console, Inherited, StopReason, Vm, VmError, VmReport};
 
 use super::super::{say, to_json};
 use super::args::Args;
 use super::info::boot;
-use super::words::{mib, sharing};
+use super::words::{mib, sandbox, sharing};
+use crate::vm_control::Server;
 use crate::vm_control::api::Ended;
-use crate::vm_control::{Enter, Server};
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let inherited = Inherited::find();
     let input = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .context("taking standard input")?;
     // First of all: a name that is taken must not cost anybody anything.
     let socket = args.socket()?;
-    let config = args.config()?;
+    let mut config = args.config()?;
+    config.removes_from = socket
+        .iter()
+        .map(|socket| socket.directory().to_owned())
+        .collect();
+    let sandbox = config.sandbox;
     warn_of_sharing(args.vcpus);
     let console = Console {
         output: Box::new(io::stdout()),
         input: Some(input),
     };
     let mut vm = Vm::new(config, console)?;
+    if sandbox {
+        inherited.close();
+    }
     vm.stop_handle()
         .stop_on_signals()
         .context("watching for signals")?;
-    let enter: Enter = Arc::new(|| ());
     let server = socket
-        .map(|socket| Server::start(socket, vm.handle(), &enter))
+        .map(|socket| Server::start(socket, vm.handle(), vmm::enter))
         .transpose()
         .context("serving the control socket")?;
     let ended = vm.run();
@@ -106,6 +113,7 @@ fn in_words(outcome: &Outcome, memory: u64) -> String {
         mib(memory >> 10),
         mib(report.memory.beyond_guest_kib)
     ));
+    text.push_str(&format!("enlight: {}", sandbox(&report.sandbox)));
     // A terminal may still stand in the middle of the guest's last line.
     if io::stderr().is_terminal() {
         format!("\r\n{text}")

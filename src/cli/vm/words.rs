@@ -1,4 +1,6 @@
-//! Numbers as people read them.
+//! Numbers as people read them, and what is said of a machine in more than one place.
+
+use vmm::SandboxReport;
 
 /// KiB as MiB.
 pub(super) fn mib(kib: u64) -> String {
@@ -32,6 +34,17 @@ pub(super) fn sharing(vcpus: usize, host_cpus: u32) -> Option<String> {
     })
 }
 
+/// A line about what the machine's process has given up.
+pub(super) fn sandbox(report: &SandboxReport) -> String {
+    if !report.seccomp {
+        return "sandbox: none\n".to_owned();
+    }
+    let files = report
+        .landlock
+        .map_or_else(|| "none".to_owned(), |version| format!("ABI {version}"));
+    format!("sandbox: seccomp, no new privileges, Landlock {files}\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +53,22 @@ mod tests {
     fn durations_have_two_units() {
         let shown = [0, 59_940, 61_000, 3_720_000, 90_000_000].map(duration);
         assert_eq!(shown, ["0.0 s", "59.9 s", "1 min 1 s", "1 h 2 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn a_sandbox_is_told_with_what_the_kernel_lacks() {
+        assert_eq!(sandbox(&SandboxReport::default()), "sandbox: none\n");
+        let mut report = SandboxReport {
+            seccomp: true,
+            no_new_privs: true,
+            landlock: Some(7),
+        };
+        assert_eq!(
+            sandbox(&report),
+            "sandbox: seccomp, no new privileges, Landlock ABI 7\n"
+        );
+        report.landlock = None;
+        assert!(sandbox(&report).ends_with("Landlock none\n"));
     }
 
     #[test]

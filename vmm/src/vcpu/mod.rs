@@ -22,6 +22,7 @@ use vmm_sys_util::signal::Killable;
 
 use crate::devices::bus::Bus;
 use crate::kernel::Protocol;
+use crate::sandbox::{self, Thread};
 use crate::stop::StopReason;
 use account::Account;
 pub use account::VcpuInfo;
@@ -240,6 +241,8 @@ fn run(mut vcpu: VcpuFd, id: u8, bus: &Bus, shared: &Shared) -> Option<Result<St
     if let Some(place) = shared.accounts.lock().get_mut(usize::from(id)) {
         *place = account;
     }
+    // What is above opens files.
+    sandbox::enter(Thread::Vcpu);
     let kickable = kick::Kickable::new(&mut vcpu);
     let outcome = loop {
         match shared.gate.pass() {

@@ -29,6 +29,7 @@ use crate::kernel::KernelInfo;
 use crate::layout::{PCI_HOLE, PCI_MMIO};
 use crate::memory::{self, GuestRam, MemoryError};
 use crate::report::{BootTimes, ConsoleReport, DiskReport, MemoryUse, NicReport, RngReport, Stopwatch};
+use crate::sandbox::{self, Thread};
 use crate::vcpu::{VcpuError, Vcpus};
 use crate::wiring::{KvmWiring, Wiring};
 
@@ -244,12 +245,19 @@ fn make_nics(configs: &[NicConfig], slots: &mut Slots, again: bool) -> Result<Ve
     configs.iter().map(make).collect()
 }
 
-/// Opens the images and starts the threads that serve them.
+/// Opens the images.
 pub(super) fn open_disks(configs: &[DiskConfig]) -> Result<Vec<Arc<Disk>>, DiskError> {
     configs
         .iter()
-        .map(|config| Disk::open(config, || {}).map(Arc::new))
+        .map(|config| Disk::open(config).map(Arc::new))
         .collect()
+}
+
+/// Starts the threads that serve the images.
+pub(super) fn begin_disks(disks: &[Arc<Disk>]) -> Result<(), DiskError> {
+    disks
+        .iter()
+        .try_for_each(|disk| disk.begin(|| sandbox::enter(Thread::Disk)))
 }
 
 fn make_disks(disks: &[Arc<Disk>], slots: &mut Slots) -> Result<Vec<DiskFunction>, VmError> {

@@ -31,15 +31,14 @@ pub(crate) struct Disk {
     counts: Arc<Mutex<DiskCounts>>,
     commands: Sender<Command>,
     wake: Arc<EventFd>,
-    thread: Option<JoinHandle<()>>,
+    /// Until its thread starts.
+    worker: Mutex<Option<Worker>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Disk {
-    /// Opens and locks the image, and starts its thread, whose first act is `prologue`.
-    pub(crate) fn open(
-        config: &DiskConfig,
-        prologue: impl FnOnce() + Send + 'static,
-    ) -> Result<Self, DiskError> {
+    /// Opens and locks the image.
+    pub(crate) fn open(config: &DiskConfig) -> Result<Self, DiskError> {
         let image = open::open(config)?;
         let limits = Limits {
             sectors: image.sectors(),
@@ -68,20 +67,33 @@ impl Disk {
             .map_err(host)?;
         let (commands, receiver) = mpsc::channel();
         let worker = Worker::new(server, receiver, Arc::clone(&wake), epoll);
-        let run = move || {
-            prologue();
-            worker.run();
-        };
-        let thread = Builder::new().name("disk".to_owned()).stack_size(STACK);
-        let thread = thread.spawn(run).map_err(host)?;
         Ok(Self {
             path: config.path.clone(),
             limits,
             counts,
             commands,
             wake,
-            thread: Some(thread),
+            worker: Mutex::new(Some(worker)),
+            thread: Mutex::new(None),
         })
+    }
+
+    /// Starts the thread, whose first act is `prologue`, if it is not there yet. No driver can be served before.
+    pub(crate) fn begin(&self, prologue: impl FnOnce() + Send + 'static) -> Result<(), DiskError> {
+        let Some(worker) = self.worker.lock().take() else {
+            return Ok(());
+        };
+        let run = move || {
+            prologue();
+            worker.run();
+        };
+        let thread = Builder::new().name("disk".to_owned()).stack_size(STACK);
+        let thread = thread.spawn(run).map_err(|source| DiskError::Host {
+            path: self.path.clone(),
+            source,
+        })?;
+        *self.thread.lock() = Some(thread);
+        Ok(())
     }
 
     /// The image.
@@ -130,8 +142,10 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
+        // Without a thread nobody would answer.
+        drop(self.worker.lock().take());
         self.ask(Command::Stop);
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = self.thread.lock().take() {
             // A panic of the thread has been reported by the panic hook; there is nothing to add.
             let _ = thread.join();
         }

@@ -19,6 +19,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Le16
 use super::features::{PROTOCOL_FEATURES, for_back_end};
 use crate::devices::virtio::{ActiveQueue, F_VERSION_1};
 use crate::memory::GuestRam;
+use crate::sandbox::{self, Thread};
 
 /// How long the back end may take for one exchange of messages.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -312,6 +313,7 @@ impl Deadline {
         let stream = stream.try_clone()?;
         let (done, expired) = channel();
         let watch = move || {
+            sandbox::enter(Thread::Deadline);
             if expired.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 // Fails only when the other end was faster.
                 let _ = stream.shutdown(Shutdown::Both);

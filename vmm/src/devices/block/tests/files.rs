@@ -6,7 +6,7 @@ use std::process::Command;
 use super::*;
 
 fn refusal(config: &DiskConfig) -> String {
-    let error = Disk::open(config, || {}).err().expect("refused").to_string();
+    let error = Disk::open(config).err().expect("refused").to_string();
     let path = config.path.display().to_string();
     assert!(error.contains(&path) && !error.contains('\n'), "{error}");
     error
@@ -56,7 +56,7 @@ fn what_a_guest_may_have_written_does_not_decide_the_format() {
             format: Some(DiskFormat::Raw),
             ..config(&path)
         };
-        assert!(Disk::open(&raw, || {}).is_ok());
+        assert!(Disk::open(&raw).is_ok());
     }
     for name in ["a.vhdx", "a.VMDK", "a.vdi"] {
         let path = directory.path().join(name);
@@ -77,14 +77,14 @@ fn a_writable_disk_is_of_one_machine_and_a_read_only_one_of_many() {
             ..config(&path)
         },
     );
-    let first = Disk::open(&writable, || {}).expect("nobody uses it");
+    let first = Disk::open(&writable).expect("nobody uses it");
     assert!(refusal(&writable).contains("in use by another process"));
     assert!(refusal(&read_only).contains("end that one, which writes to it"));
     drop(first);
-    let readers = [(); 3].map(|()| Disk::open(&read_only, || {}).expect("only read"));
+    let readers = [(); 3].map(|()| Disk::open(&read_only).expect("only read"));
     assert!(refusal(&writable).contains("give both the disk read-only"));
     drop(readers);
-    assert!(Disk::open(&writable, || {}).is_ok());
+    assert!(Disk::open(&writable).is_ok());
 }
 
 /// QEMU's own tool, or a word that it is missing.
@@ -103,7 +103,7 @@ fn locks_and_those_of_qemu_keep_each_other_out() {
     };
     let directory = TempDir::new().expect("a directory");
     let path = image(&directory, 4);
-    let writable = Disk::open(&config(&path), || {}).expect("nobody uses it");
+    let writable = Disk::open(&config(&path)).expect("nobody uses it");
     let output = command
         .args(["-f", "raw", "-c", "read 0 512"])
         .arg(&path)
@@ -145,7 +145,10 @@ fn the_thread_begins_with_its_prologue() {
         let name = std::thread::current().name().map(str::to_owned);
         told.send(name).expect("heard");
     };
-    let disk = Disk::open(&config(&image(&directory, 1)), prologue).expect("usable");
+    let disk = Disk::open(&config(&image(&directory, 1))).expect("usable");
+    disk.begin(prologue).expect("a thread");
+    disk.begin(|| unreachable!("it has begun"))
+        .expect("nothing to do");
     assert_eq!(hears.recv().expect("said"), Some("disk".to_owned()));
     drop(disk);
 }

@@ -39,8 +39,14 @@ fn config(path: &Path) -> DiskConfig {
     }
 }
 
+fn begun(config: &DiskConfig) -> Arc<Disk> {
+    let disk = Disk::open(config).expect("a usable image");
+    disk.begin(|| {}).expect("a thread");
+    Arc::new(disk)
+}
+
 fn open(path: &Path) -> Arc<Disk> {
-    Arc::new(Disk::open(&config(path), || {}).expect("a usable image"))
+    begun(&config(path))
 }
 
 /// A raw image of `sectors` sectors, each filled with its number.

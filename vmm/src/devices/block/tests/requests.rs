@@ -240,7 +240,7 @@ fn a_read_only_disk_is_not_changed() {
         read_only: true,
         ..config(&path)
     };
-    let mut bench = bench(Arc::new(Disk::open(&read_only, || {}).expect("usable")));
+    let mut bench = bench(begun(&read_only));
     let offered = Driver(&mut bench.function).offered();
     assert_eq!(offered & (RO | DISCARD | WRITE_ZEROES), RO);
     bench.start(VERSION_1 | RO);
@@ -320,17 +320,11 @@ fn the_next_machine_is_given_the_same_disk() {
     bench.function.pause();
     let disk = Arc::clone(&bench.disk);
     drop(bench);
-    assert!(matches!(
-        Disk::open(&config(&path), || {}),
-        Err(DiskError::InUse { .. })
-    ));
+    assert!(matches!(Disk::open(&config(&path)), Err(DiskError::InUse { .. })));
     let mut next = started(disk);
     assert_eq!(next.request(0, 2, 512, true), OK);
     assert_eq!(next.get(DATA, 512), [0x55; 512]);
     assert_eq!(next.disk.counts().writes, 1, "counters go on");
     drop(next);
-    assert!(
-        Disk::open(&config(&path), || {}).is_ok(),
-        "nobody uses it any more"
-    );
+    assert!(Disk::open(&config(&path)).is_ok(), "nobody uses it any more");
 }
