@@ -62,7 +62,7 @@ fn session(test: &str) -> Option<&'static Session> {
 fn files() -> Result<Files, String> {
     let target = support::target();
     let kernel = Kernel::in_target(&target).map_err(|error| error.to_string())?;
-    let image = target.join("image");
+    let image = target.join("debian-disk");
     for part in ["root.img", "vmlinuz", "initrd.img"] {
         let part = image.join(part);
         if !part.is_file() {

@@ -6,12 +6,13 @@ mod sources;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::lab::parse_mib;
-use crate::run::{find_program, target_dir};
+use crate::run::{find_program, run, target_dir};
 use crate::setup::is_root;
 
 /// The file system's label, by which the initial RAM disk finds it.
@@ -88,7 +89,7 @@ pub(crate) fn image(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The image that tests use.
+/// The image that tests use. It is not the one that people boot from, because those write to theirs.
 pub(crate) fn for_tests() -> Result<()> {
     let args = Args {
         out: None,
@@ -98,11 +99,15 @@ pub(crate) fn for_tests() -> Result<()> {
         suite: None,
         mirror: None,
     };
-    make(&args, &default_out()).context("the disk image for tests")
+    make(&args, &tests_out()).context("the disk image for tests")
 }
 
 fn default_out() -> PathBuf {
     target_dir().join("image")
+}
+
+fn tests_out() -> PathBuf {
+    target_dir().join("debian-disk")
 }
 
 fn make(args: &Args, out: &Path) -> Result<()> {
@@ -130,22 +135,22 @@ fn make(args: &Args, out: &Path) -> Result<()> {
         eprintln!("image: {} is there, made from the same", out.display());
         return Ok(());
     }
-    let busybox = find_program("busybox").context(
-        "busybox is not installed; run `cargo xtask setup` as root, or apt-get install busybox-static",
-    )?;
     let part = part_of(out)?;
     fs::create_dir_all(&part).with_context(|| format!("making {}", part.display()))?;
-    let modules = home.join("modules");
-    let root = root::Root {
-        packages: &packages,
-        sources: &sources,
-        modules: &modules,
-        release: &release,
-        mib: args.size,
+    let done = if is_there(&tests_out(), &recipe) {
+        copy(&tests_out(), &part)
+    } else {
+        let modules = home.join("modules");
+        let root = root::Root {
+            packages: &packages,
+            sources: &sources,
+            modules: &modules,
+            release: &release,
+            mib: args.size,
+        };
+        build(&root, &vmlinuz, &part)
     };
-    let done = root::build(&root, &part, is_root()?).and_then(|()| {
-        fs::write(part.join("initrd.img"), initrd::build(&busybox, &modules)?)?;
-        fs::write(part.join("vmlinuz"), &vmlinuz)?;
+    let done = done.and_then(|()| {
         fs::write(part.join(RECIPE), &recipe)?;
         put_in_place(&part, out)
     });
@@ -158,6 +163,25 @@ fn make(args: &Args, out: &Path) -> Result<()> {
         out.display()
     );
     Ok(())
+}
+
+/// Makes everything but the recipe.
+fn build(root: &root::Root<'_>, vmlinuz: &[u8], part: &Path) -> Result<()> {
+    let busybox = find_program("busybox").context(
+        "busybox is not installed; run `cargo xtask setup` as root, or apt-get install busybox-static",
+    )?;
+    root::build(root, part, is_root()?)?;
+    fs::write(part.join("initrd.img"), initrd::build(&busybox, root.modules)?)?;
+    Ok(fs::write(part.join("vmlinuz"), vmlinuz)?)
+}
+
+/// Takes everything but the recipe from an image that was made from the same.
+fn copy(from: &Path, part: &Path) -> Result<()> {
+    let files = PARTS
+        .iter()
+        .filter(|name| **name != RECIPE)
+        .map(|name| from.join(name));
+    run(Command::new("cp").arg("--sparse=always").args(files).arg(part))
 }
 
 /// A directory beside `out` for what is not finished.
