@@ -1,7 +1,6 @@
 //! Rights of the process: capabilities(7), and those that programs it starts could gain.
 
 use rustix::io::Errno;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
@@ -9,8 +8,8 @@ use rustix::thread::{
 
 use super::error::{SandboxError, system};
 
-/// Gives up all capabilities, and that any program could give them back. Other processes of the same user can then
-/// neither trace this one nor read its memory, and no image of it is written when it fails.
+/// Gives up all capabilities, and that any program could give them back. Its user can still look
+/// at it from outside, as `lab` does at its memory.
 pub(super) fn drop_privileges() -> Result<(), SandboxError> {
     set_no_new_privs(true).map_err(system("refuse new privileges"))?;
     drop_bounding_set()?;
@@ -24,8 +23,7 @@ pub(super) fn drop_privileges() -> Result<(), SandboxError> {
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, none).map_err(system("give up capabilities"))?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(system("keep the process from being traced"))
+    set_capabilities(None, none).map_err(system("give up capabilities"))
 }
 
 /// Only who has the capability to do so may; without it, the refusal of new privileges does the same.
