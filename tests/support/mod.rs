@@ -3,6 +3,7 @@
 
 pub mod bystander;
 pub mod daemon;
+pub mod disk;
 pub mod frames;
 pub mod guest;
 pub mod image;

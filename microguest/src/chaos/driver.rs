@@ -36,6 +36,7 @@ const MESSAGE_VECTOR: u64 = 0x41;
 
 const NETWORK: u32 = 1;
 const BLOCK: u32 = 2;
+const CONSOLE: u32 = 3;
 const ENTROPY: u32 = 4;
 /// How often to look for an answer.
 const PATIENCE: usize = 1000;
@@ -353,6 +354,15 @@ impl<M: Machine> Chaos<M> {
 
     fn ring_bell(&mut self, function: Function, queue: u64) {
         self.write(function.windows() + NOTIFY + 4 * queue, 2, queue);
+    }
+
+    /// Resets consoles: they print what they have, and no more.
+    pub(super) fn quieten(&mut self) {
+        for function in self.functions.clone() {
+            if function.kind == CONSOLE {
+                self.write(function.windows() + STATUS, 1, 0);
+            }
+        }
     }
 
     /// Resets a device.

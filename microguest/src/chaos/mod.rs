@@ -167,7 +167,8 @@ impl<M: Machine> Chaos<M> {
         self.tally
     }
 
-    /// One round. Afterwards the devices' registers are where they were, and the serial port works.
+    /// One round. Afterwards the devices' registers are where they were, the serial port works, and no other console has
+    /// something to print.
     pub fn round(&mut self) {
         for _ in 0..STEPS {
             match self.draw.below(10) {
@@ -181,6 +182,7 @@ impl<M: Machine> Chaos<M> {
             }
         }
         self.restore_serial();
+        self.quieten();
     }
 
     /// Resets all devices, and uses the entropy device as a correct driver does; whether it answers as it should.
