@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,9 +79,7 @@ impl Site {
         command
             .args(["--cmdline", &format!("role=chaos {orders}")])
             .args(more);
-        command
-            .env("ENLIGHT_VM_DIR", self.dir())
-            .stdin(std::process::Stdio::null());
+        command.env("ENLIGHT_VM_DIR", self.dir()).stdin(Stdio::null());
         let console = File::create(&log).expect("the log opens");
         let errors = File::create(self.errors()).expect("the log opens");
         let child = command.stdout(console).stderr(errors).spawn();
@@ -329,5 +327,58 @@ fn what_a_guest_does_last_decides_how_its_machine_ends() {
     assert!(site.vm(&["stop", "chaos", "--force"]).status.success());
     assert!(vm.ends());
     site.is_quiet();
+    site.scene.finish();
+}
+
+/// A pipe that nobody reads takes 64 KiB; then a machine whose console it is must still do what it is told.
+#[test]
+fn a_console_that_nobody_reads_holds_up_its_guest_and_nothing_else() {
+    let Some(site) = Site::new("a_console_that_nobody_reads_holds_up_its_guest_and_nothing_else") else {
+        return;
+    };
+    for console in ["serial", "virtio"] {
+        let mut command = site
+            .scene
+            .daemon
+            .command(&["vm", "run", "--name", "chaos", "--micro-guest"]);
+        command.args(["--memory", "32M", "--console", console]);
+        command.args(["--cmdline", "role=chaos seed=1 rounds=4000000000"]);
+        command
+            .env("ENLIGHT_VM_DIR", site.dir())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let errors = File::create(site.errors()).expect("the log opens");
+        let child = command.stderr(errors).spawn().expect("the machine starts");
+        let mut vm = Vm {
+            child,
+            log: site.errors(),
+        };
+        let end = Instant::now() + Duration::from_mins(1);
+        let mut exits = u64::MAX;
+        loop {
+            std::thread::sleep(Duration::from_millis(200));
+            if !site.dir().join("chaos.sock").exists() {
+                continue;
+            }
+            let now = site.info()["exits"]["port"].as_u64().expect("a count");
+            // It waits: the pipe and the store behind it are full. With a serial console that takes a while.
+            if now == exits || console == "serial" && now > 20_000 {
+                break;
+            }
+            exits = now;
+            assert!(Instant::now() < end, "the guest goes on after {now} exits");
+        }
+        assert!(
+            beyond(&site.info()) < 64 << 10,
+            "what it printed is not kept without a bound"
+        );
+        for command in ["pause", "resume", "pause"] {
+            assert!(site.vm(&[command, "chaos"]).status.success(), "{command}");
+        }
+        let output = site.vm(&["stop", "chaos", "--force"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert!(vm.ends());
+        site.is_quiet();
+    }
     site.scene.finish();
 }

@@ -18,6 +18,7 @@ mod tests;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use kvm_ioctls::Kvm;
 
@@ -34,6 +35,9 @@ use board::Board;
 use events::Events;
 use keyboard::Keyboard;
 pub use requests::{RequestError, VmHandle};
+
+/// How long the output may take nothing before what the guest printed last is given up.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// One virtual machine.
 pub struct Vm {
@@ -70,7 +74,7 @@ impl Vm {
         check::check(&config)?;
         let kvm = machine::open_kvm()?;
         let disks = board::open_disks(&config.disks)?;
-        let output = Output::new(console.output);
+        let output = Output::new(console.output).map_err(host("start the console's thread"))?;
         let images = Images::open(&config)?;
         let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
@@ -123,11 +127,13 @@ impl Vm {
                 Ok(next) => board = next,
                 Err(error) => {
                     desk.close();
+                    self.output.drain(LAST_OUTPUT);
                     return Err(error);
                 }
             }
         };
         desk.close();
+        self.output.drain(LAST_OUTPUT);
         self.board = Some(board);
         outcome
     }
@@ -238,7 +244,7 @@ impl Vm {
             resets: self.resets,
             memory: self.memory.or_else(|| board.memory_use()).unwrap_or_default(),
             exits,
-            console_lost: board.console_lost(),
+            console_lost: board.console_lost() + self.output.lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),
             disks: board.disks.iter().map(board::report_disk).collect(),
             rng: board::report_rng(&board.rng),

@@ -117,6 +117,7 @@ impl Board {
             pci: Arc::new(PciRoot::new(slots.functions)),
             power: Arc::new(Power::new(wiring)),
             marks: Marks::default(),
+            output: output.clone(),
         });
         let board = Self {
             vcpus,
