@@ -32,6 +32,9 @@ const RING_SIZE: u16 = 1024;
 /// Descriptors that the control ring may have.
 const CONTROL_SIZE: u16 = 64;
 
+/// Conversations whose failure is told; those that follow are only counted.
+const FAILURES_TOLD: u64 = 4;
+
 /// `virtio_net_config.status` bits.
 const LINK_UP: u16 = 1;
 const ANNOUNCE: u16 = 2;
@@ -52,6 +55,7 @@ pub(crate) struct Net {
     first_kick: Option<Instant>,
     ram: GuestRam,
     counts: NetCounts,
+    failures: u64,
 }
 
 /// What a driver at work agreed to.
@@ -112,6 +116,7 @@ impl Net {
             first_kick: None,
             ram,
             counts: NetCounts::default(),
+            failures: 0,
         };
         net.open_session()?;
         Ok(net)
@@ -251,7 +256,12 @@ impl Net {
 
     /// Gives up a conversation that failed; whoever watches the socket sees its end and reconnects.
     fn lose_session(&mut self, error: &SessionError) {
-        tracing::warn!(%error, "conversation with the switch failed");
+        self.failures += 1;
+        match self.failures {
+            // A guest can bring about as many as it likes.
+            FAILURES_TOLD.. => {}
+            _ => tracing::warn!(%error, "conversation with the switch failed"),
+        }
         self.hangup.hang_up();
     }
 
