@@ -10,7 +10,7 @@ mod config;
 mod console;
 mod devices;
 mod error;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod kernel;
@@ -19,7 +19,8 @@ mod memory;
 mod microguest;
 mod report;
 mod stop;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
 mod testing;
 mod vcpu;
 mod vm;

@@ -6,6 +6,8 @@
 
 mod control;
 mod features;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod session;
 #[cfg(test)]
 mod tests;
