@@ -39,7 +39,7 @@ pub use devices::rng::RngCounts;
 pub use error::VmError;
 pub use kernel::{Compression, Format, KernelError, KernelFault, KernelInfo, Protocol};
 pub use layout::MAX_VCPUS;
-pub use memory::MemoryError;
+pub use memory::{MemoryError, available_memory};
 pub use microguest::MICROGUEST;
 pub use offload::MacAddr;
 pub use report::{

@@ -13,7 +13,7 @@ use vmm::{Console, StopReason, Vm, VmError, VmReport};
 use super::super::{say, to_json};
 use super::args::Args;
 use super::info::boot;
-use super::words::{mib, sharing};
+use super::words::{mib, sharing, shortage};
 use crate::vm_control::api::Ended;
 use crate::vm_control::{Enter, Server};
 
@@ -31,6 +31,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         input: Some(input),
     };
     let mut vm = Vm::new(config, console)?;
+    warn_of_memory(args.memory);
     vm.stop_handle()
         .stop_on_signals()
         .context("watching for signals")?;
@@ -86,6 +87,13 @@ fn warn_of_sharing(vcpus: u8) {
     let host_cpus = available_parallelism().map_or(1, |count| count.get() as u32);
     if let Some(sharing) = sharing(vcpus.into(), host_cpus) {
         eprintln!("enlight: {sharing}");
+    }
+}
+
+/// Guests rarely touch all that they have, so that more than there is may be given away; but then who runs must know.
+fn warn_of_memory(memory: u64) {
+    if let Some(shortage) = vmm::available_memory().and_then(|available| shortage(memory, available)) {
+        eprintln!("enlight: {shortage}");
     }
 }
 

@@ -32,6 +32,17 @@ pub(super) fn sharing(vcpus: usize, host_cpus: u32) -> Option<String> {
     })
 }
 
+/// What is to be said of a machine with more memory than the host has to spare.
+pub(super) fn shortage(memory: u64, available: u64) -> Option<String> {
+    (memory > available).then(|| {
+        let [memory, available] = [memory, available].map(|octets| mib(octets >> 10));
+        format!(
+            "the guest may use {memory} of memory, of which the host has {available} available: if it uses more, the host \
+             swaps or ends a process"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -40,6 +51,13 @@ mod tests {
     fn durations_have_two_units() {
         let shown = [0, 59_940, 61_000, 3_720_000, 90_000_000].map(duration);
         assert_eq!(shown, ["0.0 s", "59.9 s", "1 min 1 s", "1 h 2 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn shortage_is_said_when_there_is_some() {
+        assert_eq!(shortage(1 << 30, 1 << 30), None);
+        let text = shortage(2 << 30, 1 << 30).unwrap();
+        assert!(text.starts_with("the guest may use 2048.0 MiB of memory, of which the host has 1024.0 MiB"));
     }
 
     #[test]
