@@ -240,7 +240,7 @@ pub(crate) fn rng(octets: &[u8]) {
     };
     let ram = memory::allocate(MEMORY).expect("1 MiB");
     let mut function = at_work(Rng::new(ram.clone()), &ram, described);
-    for _ in 0..1 + choice % 4 {
+    for _ in 0..=choice % 4 {
         Driver(&mut function).notify(0);
     }
     let counts = function.device().counts();

@@ -32,7 +32,7 @@ pub(crate) fn control(ram: &GuestRam, choice: u8) {
         u64::from(choice) << 16
     };
     let mut queue = ControlQueue::new(&active, choice & 1 == 1).expect("a ring");
-    for _ in 0..1 + choice % 3 {
+    for _ in 0..=choice % 3 {
         let mut carried_out = 0;
         queue.serve(ram, |command| {
             carried_out += 1;
