@@ -108,7 +108,7 @@ impl Draw {
             return value;
         }
         let span = u64::from(VECTORS.end - VECTORS.start);
-        value & !0x7ff | u64::from(VECTORS.start) + self.below(span)
+        (value & !0x7ff) | (u64::from(VECTORS.start) + self.below(span))
     }
 
     /// Where a device is told to read or write: memory as a rule, else what is none.
@@ -120,8 +120,13 @@ impl Draw {
             3 => u64::MAX - self.below(8192),
             4 => self.any() | 1 << 40,
             5 if self.wild => self.below(self.memory_end),
-            _ => DATA + self.below(self.memory_end - DATA - 4096),
+            _ => self.data(),
         }
+    }
+
+    /// Memory that a device may well read or write.
+    pub(super) fn data(&mut self) -> u64 {
+        DATA + self.below(self.memory_end - DATA - 0x4000)
     }
 
     /// An indirect table.

@@ -211,7 +211,7 @@ impl<M: Machine> Chaos<M> {
         let ring = Ring {
             index,
             size,
-            at: RINGS + (u64::from(function.slot) << 3 | index % 8) * RING_SPAN % (4 << 20),
+            at: RINGS + ((u64::from(function.slot) << 3) | (index % 8)) * RING_SPAN % (4 << 20),
         };
         let mut parts = [ring.at, ring.available(), ring.used()];
         if self.draw.once_in(12) {
@@ -293,12 +293,21 @@ impl<M: Machine> Chaos<M> {
         };
         self.machine.write_memory(header, 8, kind);
         self.machine.write_memory(header + 8, 8, detail);
-        let direction = if self.draw.once_in(2) { DEVICE_WRITES } else { 0 };
+        let right = !self.draw.once_in(3);
+        let device_writes = if right { kind == 0 } else { self.draw.once_in(2) };
+        let direction = if device_writes { DEVICE_WRITES } else { 0 };
         let sectors = 512 * (1 + self.draw.below(16));
+        let [data, answer] = [(); 2].map(|()| {
+            if right {
+                self.draw.data()
+            } else {
+                self.draw.address()
+            }
+        });
         let parts = [
             (header, 16, NEXT, 1),
-            (self.draw.address(), sectors, NEXT | direction, 2),
-            (self.draw.address(), 1, DEVICE_WRITES, 0),
+            (data, sectors, NEXT | direction, 2),
+            (answer, 1, DEVICE_WRITES, 0),
         ];
         if ring.size >= 4 {
             for (slot, (address, length, flags, next)) in (0..).zip(parts) {
@@ -320,7 +329,7 @@ impl<M: Machine> Chaos<M> {
                 .write_memory(ring.available() + 4 + 2 * slot, 2, head);
         }
         self.machine
-            .write_memory(ring.available() + 2, 2, index + count & 0xffff);
+            .write_memory(ring.available() + 2, 2, (index + count) & 0xffff);
     }
 
     /// Anything into the rings, by whole words: half of an address would be an address of the image's.

@@ -60,23 +60,10 @@ impl<M: Machine> Chaos<M> {
                 continue;
             }
             let value = self.draw.any() as u32;
-            let value = self.without_end(port, width, value);
+            let value = without_end(port, width, value);
             self.write_port(port, width, value);
         }
         self.restore();
-    }
-
-    /// Takes from a value what would end the machine, and control characters from what is printed.
-    fn without_end(&self, port: u16, width: u8, value: u32) -> u32 {
-        match (port, width) {
-            (PM1_CONTROL, 2) => value & !SLEEP_ENABLE,
-            (KEYBOARD, 1) if value & 0xff == KEYBOARD_RESET => value ^ 1,
-            (RESET_CONTROL, 1) => value & !RESET_CPU,
-            // Through the capability that reaches registers.
-            (CONFIG_DATA..=0xcff, _) => 0x45,
-            (COM1, _) => u32::from_le_bytes(value.to_le_bytes().map(|octet| b' ' + octet % 95)),
-            _ => value,
-        }
     }
 
     /// The serial port as it was: no loop, no divisor latch, no interrupts.
@@ -98,5 +85,18 @@ impl<M: Machine> Chaos<M> {
                 self.write(at, width, value);
             }
         }
+    }
+}
+
+/// Takes from a value what would end the machine, and control characters from what is printed.
+fn without_end(port: u16, width: u8, value: u32) -> u32 {
+    match (port, width) {
+        (PM1_CONTROL, 2) => value & !SLEEP_ENABLE,
+        (KEYBOARD, 1) if value & 0xff == KEYBOARD_RESET => value ^ 1,
+        (RESET_CONTROL, 1) => value & !RESET_CPU,
+        // Through the capability that reaches registers.
+        (CONFIG_DATA..=0xcff, _) => 0x45,
+        (COM1, _) => u32::from_le_bytes(value.to_le_bytes().map(|octet| b' ' + octet % 95)),
+        _ => value,
     }
 }

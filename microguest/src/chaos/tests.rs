@@ -148,9 +148,7 @@ fn every_window_is_reached_with_every_width() {
 fn descriptors(machine: &Fake) -> impl Iterator<Item = u64> {
     let octet = |address| machine.memory.get(&address).copied().unwrap_or(0);
     let starts = machine.memory.keys().copied().filter(|address| {
-        address % 16 == 0
-            && ((16 << 20) | 0x8000..(16 << 20) + 0x4_0000).contains(address)
-            && address % 0x8000 < 0x4000
+        address % 16 == 0 && (0x100_8000..0x104_0000).contains(address) && address % 0x8000 < 0x4000
     });
     let starts: Vec<u64> = starts.collect();
     starts
