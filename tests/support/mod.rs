@@ -10,6 +10,7 @@ pub mod image;
 pub mod machine;
 pub mod netns;
 pub mod peer;
+pub mod refusal;
 pub mod scene;
 pub mod vm;
 
