@@ -259,7 +259,7 @@ fn number<T: FromStr>(key: &'static str, value: &str) -> Result<T, ParameterErro
     value.parse().map_err(|_| ParameterError::Invalid(key))
 }
 
-fn in_range(key: &'static str, value: &str, low: u32, high: u32) -> Result<u32, ParameterError> {
+pub(crate) fn in_range(key: &'static str, value: &str, low: u32, high: u32) -> Result<u32, ParameterError> {
     let parsed = number(key, value)?;
     if (low..=high).contains(&parsed) {
         Ok(parsed)

@@ -13,6 +13,7 @@
 //! | [`workload`] | client and server of each workload, as state machines on smoltcp sockets |
 //! | [`station`] | one end with its network stack: what both the image's main loop and the host drive |
 //! | [`nic`], [`virtqueue`], [`checksum`] | the virtio network driver above its transport |
+//! | [`chaos`] | a guest that breaks every rule, to try the monitor |
 //!
 //! # The image
 //!
@@ -38,6 +39,7 @@
 
 extern crate alloc;
 
+pub mod chaos;
 pub mod checksum;
 pub mod cmdline;
 pub mod histogram;

@@ -98,6 +98,24 @@ pub enum Line<'a> {
     },
     /// The client is done and switches off.
     Done,
+    /// A round of [`chaos`](crate::chaos) is over.
+    Round {
+        /// Which one, from 0.
+        n: u32,
+    },
+    /// All rounds of [`chaos`](crate::chaos) are over.
+    Chaos {
+        /// Virtio devices that were there.
+        devices: u64,
+        /// Reads of ports and registers.
+        reads: u64,
+        /// Writes to ports and registers.
+        writes: u64,
+        /// Devices that were set up as a correct driver does it.
+        setups: u64,
+        /// Whether the entropy device then served a correct driver.
+        recovered: bool,
+    },
     /// The processor found a fault; the machine switches off.
     Fault {
         /// Exception number.
@@ -170,6 +188,17 @@ impl fmt::Display for Line<'_> {
                 write!(f, "octets={octets} fnv={fnv:016x}")
             }
             Self::Done => f.write_str("done"),
+            Self::Round { n } => write!(f, "round n={n}"),
+            Self::Chaos {
+                devices,
+                reads,
+                writes,
+                setups,
+                recovered,
+            } => {
+                write!(f, "chaos devices={devices} reads={reads} writes={writes} ")?;
+                write!(f, "setups={setups} recovered={}", u8::from(recovered))
+            }
             Self::Fault {
                 vector,
                 rip,
@@ -209,6 +238,16 @@ impl<'a> Line<'a> {
                 fnv: fields.hex("fnv")?,
             },
             "done" => Self::Done,
+            "round" => Self::Round {
+                n: fields.small("n")?,
+            },
+            "chaos" => Self::Chaos {
+                devices: fields.number("devices")?,
+                reads: fields.number("reads")?,
+                writes: fields.number("writes")?,
+                setups: fields.number("setups")?,
+                recovered: fields.number("recovered")? != 0,
+            },
             "error" => Self::Error(rest),
             _ => return Err(LineError::Unknown),
         })
@@ -386,6 +425,20 @@ mod tests {
             let text = format!("{line}\r\n");
             assert!(text.starts_with("enlight-guest: ") && text.len() < 400);
             assert_eq!(Line::parse(&text), Ok(line));
+        }
+    }
+
+    #[test]
+    fn lines_of_chaos_survive_it() {
+        let last = Line::Chaos {
+            devices: 5,
+            reads: 1,
+            writes: 2,
+            setups: 3,
+            recovered: true,
+        };
+        for line in [Line::Round { n: 3 }, last] {
+            assert_eq!(Line::parse(&format!("{line}\r\n")), Ok(line));
         }
     }
 

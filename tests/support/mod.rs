@@ -3,6 +3,7 @@
 
 pub mod bystander;
 pub mod daemon;
+pub mod disk;
 pub mod frames;
 pub mod guest;
 pub mod image;
@@ -11,6 +12,7 @@ pub mod linux;
 pub mod machine;
 pub mod netns;
 pub mod peer;
+pub mod refusal;
 pub mod scene;
 pub mod shell;
 pub mod tcp;

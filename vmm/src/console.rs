@@ -1,4 +1,8 @@
 //! Where everything that a guest prints goes: the caller's output, those who look on, and a short memory of it.
+//!
+//! The caller's output may be a pipe that nobody reads or a terminal that stands still. Only a thread of its own waits for
+//! that. Until it has written, what the guest prints gathers; the processor that printed too much waits, before it enters
+//! the guest again and without holding anything, so that the machine can be looked into, paused and stopped all the while.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -6,16 +10,27 @@ use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 /// Octets of past output that a new onlooker is shown.
 const REMEMBERED: usize = 16 << 10;
 /// Onlookers at a time.
 pub(crate) const MAX_ONLOOKERS: usize = 4;
+/// Octets that may wait for the caller's output before a processor waits for it, too.
+const ROOM: usize = 256 << 10;
+/// Octets that may wait for it at all, for one exit can print much; the guest loses what is beyond.
+const CAPACITY: usize = 16 << 20;
+/// Octets that are written at a time.
+const PIECE: usize = 64 << 10;
+/// Stack of the thread that writes.
+const STACK: usize = 128 << 10;
+/// How often a processor that waits for room looks whether the machine wants something else of it.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Where a guest's consoles are connected to.
 pub struct Console {
@@ -27,50 +42,121 @@ pub struct Console {
 
 /// The one output of all of a machine's consoles.
 #[derive(Clone)]
-pub(crate) struct Output(Arc<Shared>);
+pub(crate) struct Output(Arc<Handle>);
+
+/// What ends the thread when the last output is gone.
+struct Handle(Arc<Shared>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.sinks.lock().ended = true;
+        self.0.filled.notify_all();
+    }
+}
 
 struct Shared {
     made: Instant,
     /// Microseconds until the guest first printed something, plus one; 0 before that.
     first: AtomicU64,
     sinks: Mutex<Sinks>,
+    /// Something waits to be written, or nothing will any more.
+    filled: Condvar,
+    /// Something was written.
+    drained: Condvar,
+    /// Octets that wait to be written, those that are being written included.
+    waiting: AtomicUsize,
+    lost: AtomicU64,
+    /// The caller's output until the thread has it.
+    main: Mutex<Option<Box<dyn Write + Send>>>,
 }
 
+#[derive(Default)]
 struct Sinks {
-    main: Box<dyn Write + Send>,
+    queue: VecDeque<u8>,
+    /// The caller's output took no more.
+    closed: bool,
+    ended: bool,
     recent: VecDeque<u8>,
     onlookers: Vec<UnixStream>,
 }
 
 impl Output {
+    /// What is printed gathers until [`Output::begin`].
     pub(crate) fn new(main: Box<dyn Write + Send>) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(Handle(Arc::new(Shared {
             made: Instant::now(),
             first: AtomicU64::new(0),
-            sinks: Mutex::new(Sinks {
-                main,
-                recent: VecDeque::new(),
-                onlookers: Vec::new(),
-            }),
-        }))
+            sinks: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
+            waiting: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
+            main: Mutex::new(Some(main)),
+        }))))
+    }
+
+    /// Starts the thread that writes to the caller's output and first of all calls `prologue`, if it is not there yet.
+    pub(crate) fn begin(&self, prologue: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let Some(main) = self.shared().main.lock().take() else {
+            return Ok(());
+        };
+        let writer = Arc::clone(&self.0.0);
+        let run = move || {
+            prologue();
+            writer.write_to(main);
+        };
+        let thread = Builder::new().name("console".to_owned()).stack_size(STACK);
+        thread.spawn(run).map(drop)
+    }
+
+    /// Octets that were gathered and that the caller's output did not take.
+    pub(crate) fn lost(&self) -> u64 {
+        self.shared().lost.load(Ordering::Relaxed)
+    }
+
+    /// Waits while too much waits to be written, unless `wanted` says that there is something else to do.
+    pub(crate) fn wait_for_room(&self, wanted: impl Fn() -> bool) {
+        let shared = self.shared();
+        if shared.waiting.load(Ordering::Relaxed) <= ROOM {
+            return;
+        }
+        let mut sinks = shared.sinks.lock();
+        while shared.waiting.load(Ordering::Relaxed) > ROOM && !sinks.closed && !wanted() {
+            shared.drained.wait_for(&mut sinks, LOOK);
+        }
+    }
+
+    /// Waits until all is written, as long as something is within each `patience`.
+    pub(crate) fn drain(&self, patience: Duration) {
+        let shared = self.shared();
+        let mut sinks = shared.sinks.lock();
+        while shared.waiting.load(Ordering::Relaxed) > 0 {
+            if shared.drained.wait_for(&mut sinks, patience).timed_out() {
+                return;
+            }
+        }
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.0.0
     }
 
     /// When the guest first printed something since the last [`Output::forget_first`].
     pub(crate) fn first(&self) -> Option<Instant> {
-        let us = self.0.first.load(Ordering::Relaxed).checked_sub(1)?;
-        self.0.made.checked_add(std::time::Duration::from_micros(us))
+        let us = self.shared().first.load(Ordering::Relaxed).checked_sub(1)?;
+        self.shared().made.checked_add(Duration::from_micros(us))
     }
 
     /// The guest starts anew.
     pub(crate) fn forget_first(&self) {
-        self.0.first.store(0, Ordering::Relaxed);
+        self.shared().first.store(0, Ordering::Relaxed);
     }
 
     /// Shows `stream` the greeting, the recent output and, from now on, all that comes; one that does not keep up is let
     /// go.
     pub(crate) fn show(&self, mut stream: UnixStream, greeting: &str) -> io::Result<()> {
         stream.set_nonblocking(true)?;
-        let mut sinks = self.0.sinks.lock();
+        let mut sinks = self.shared().sinks.lock();
         sinks.onlookers.retain(|onlooker| !has_left(onlooker));
         if sinks.onlookers.len() == MAX_ONLOOKERS {
             return Err(io::Error::other(format!(
@@ -88,11 +174,12 @@ impl Output {
 
 impl Write for Output {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
-        if self.0.first.load(Ordering::Relaxed) == 0 && !octets.is_empty() {
-            let us = self.0.made.elapsed().as_micros() as u64;
-            self.0.first.store(us + 1, Ordering::Relaxed);
+        let shared = self.shared();
+        if shared.first.load(Ordering::Relaxed) == 0 && !octets.is_empty() {
+            let us = shared.made.elapsed().as_micros() as u64;
+            shared.first.store(us + 1, Ordering::Relaxed);
         }
-        let mut sinks = self.0.sinks.lock();
+        let mut sinks = shared.sinks.lock();
         sinks.remember(octets);
         sinks.onlookers.retain_mut(|onlooker| {
             let kept = onlooker.write_all(octets).is_ok();
@@ -102,11 +189,58 @@ impl Write for Output {
             }
             kept
         });
-        sinks.main.write_all(octets).map(|()| octets.len())
+        if sinks.closed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if sinks.queue.len() + octets.len() > CAPACITY {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        sinks.queue.extend(octets);
+        shared.waiting.fetch_add(octets.len(), Ordering::Relaxed);
+        shared.filled.notify_one();
+        Ok(octets.len())
     }
 
+    /// Does nothing: the thread writes as soon as there is something.
     fn flush(&mut self) -> io::Result<()> {
-        self.0.sinks.lock().main.flush()
+        Ok(())
+    }
+}
+
+impl Shared {
+    /// Writes until there is nothing left and nobody who might print.
+    fn write_to(&self, mut main: Box<dyn Write + Send>) {
+        let mut piece = Vec::new();
+        let mut sinks = self.sinks.lock();
+        loop {
+            let len = sinks.queue.len().min(PIECE);
+            if len > 0 {
+                piece.extend(sinks.queue.drain(..len));
+                parking_lot::MutexGuard::unlocked(&mut sinks, || {
+                    if main.write_all(&piece).and_then(|()| main.flush()).is_err() {
+                        self.sinks.lock().closed = true;
+                    }
+                });
+                self.written(&mut sinks, piece.len());
+                piece.clear();
+            } else if sinks.ended {
+                return;
+            } else {
+                self.filled.wait(&mut sinks);
+            }
+        }
+    }
+
+    /// `len` octets were written, or all is lost.
+    fn written(&self, sinks: &mut Sinks, len: usize) {
+        let mut done = len;
+        if sinks.closed {
+            done += sinks.queue.len();
+            sinks.queue = VecDeque::new();
+            self.lost.fetch_add(done as u64, Ordering::Relaxed);
+        }
+        self.waiting.fetch_sub(done, Ordering::Relaxed);
+        self.drained.notify_all();
     }
 }
 
@@ -139,10 +273,16 @@ mod tests {
     use super::*;
     use crate::testing::Screen;
 
+    fn started(main: Box<dyn Write + Send>) -> Output {
+        let output = Output::new(main);
+        output.begin(|| {}).expect("a thread");
+        output
+    }
+
     #[test]
     fn an_onlooker_sees_what_was_and_what_comes() {
         let screen = Screen::default();
-        let mut output = Output::new(Box::new(screen.clone()));
+        let mut output = started(Box::new(screen.clone()));
         assert!(output.first().is_none());
         output.write_all(b"before ").expect("taken");
         assert!(output.first().is_some());
@@ -151,6 +291,7 @@ mod tests {
         output.write_all(b"after").expect("taken");
         let mut seen = [0; 16];
         theirs.read_exact(&mut seen).expect("shown");
+        output.drain(Duration::from_secs(10));
         assert_eq!(
             (&seen, screen.text().as_str()),
             (b"hi! before after", "before after")
@@ -159,7 +300,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_keeps_the_newest() {
-        let mut output = Output::new(Box::new(io::sink()));
+        let mut output = started(Box::new(io::sink()));
         for line in 0..5000 {
             writeln!(output, "line {line}").expect("taken");
         }
@@ -174,7 +315,7 @@ mod tests {
 
     #[test]
     fn onlookers_that_sleep_or_crowd_are_let_go() {
-        let mut output = Output::new(Box::new(io::sink()));
+        let mut output = started(Box::new(io::sink()));
         let pairs: Vec<_> = (0..=MAX_ONLOOKERS)
             .map(|_| UnixStream::pair().expect("a pair"))
             .collect();
@@ -186,17 +327,53 @@ mod tests {
         for _ in 0..1000 {
             output.write_all(&[b'x'; 1000]).expect("never waits");
         }
-        assert!(output.0.sinks.lock().onlookers.is_empty());
+        assert!(output.shared().sinks.lock().onlookers.is_empty());
     }
 
     #[test]
     fn onlookers_that_left_a_silent_guest_make_room() {
-        let output = Output::new(Box::new(io::sink()));
+        let output = started(Box::new(io::sink()));
         for _ in 0..3 * MAX_ONLOOKERS {
             let (ours, theirs) = UnixStream::pair().expect("a pair");
             output.show(ours, "").expect("room");
             drop(theirs);
         }
-        assert_eq!(output.0.sinks.lock().onlookers.len(), 1);
+        assert_eq!(output.shared().sinks.lock().onlookers.len(), 1);
+    }
+
+    #[test]
+    fn an_output_that_nobody_reads_makes_printers_wait_and_nobody_else() {
+        let (read, write) = io::pipe().expect("a pipe");
+        let mut output = started(Box::new(write));
+        let line = [b'x'; 1024];
+        for _ in 0..CAPACITY / line.len() {
+            output.write_all(&line).expect("gathered");
+        }
+        // The pipe took some; then there is an end.
+        let refused = (0..1024).find(|_| output.write_all(&line).is_err());
+        assert!(refused.is_some(), "gathering has a bound");
+        let asked = std::cell::Cell::new(0);
+        output.wait_for_room(|| {
+            asked.set(asked.get() + 1);
+            asked.get() == 3
+        });
+        assert_eq!(asked.get(), 3, "waited until there was something else to do");
+        output.drain(Duration::from_millis(1));
+        drop(read);
+        output.wait_for_room(|| false);
+        output.drain(Duration::from_secs(10));
+        assert!(output.lost() > (CAPACITY - PIECE) as u64 && output.write_all(&line).is_err());
+    }
+
+    #[test]
+    fn everything_is_written_in_order_before_the_end() {
+        let (mut read, write) = io::pipe().expect("a pipe");
+        let mut output = started(Box::new(write));
+        let octets: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+        output.write_all(&octets).expect("gathered");
+        drop(output);
+        let mut seen = Vec::new();
+        read.read_to_end(&mut seen).expect("until the thread ends");
+        assert!(seen == octets);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use crate::devices::block;
+use crate::devices::{block, fuzzing};
 use crate::kernel::{self, LoadedKernel};
 use crate::memory::{self, GuestRam};
 
@@ -30,4 +30,29 @@ pub fn block_queue(octets: &[u8]) {
 /// Opens `octets` as an image of a disk, and uses it.
 pub fn disk_formats(octets: &[u8]) {
     block::fuzzing::formats(octets);
+}
+
+/// Accesses to PCI configuration space, and to the memory that it decodes.
+pub fn pci_config(octets: &[u8]) {
+    fuzzing::bus(octets);
+}
+
+/// Accesses to the registers of a virtio device.
+pub fn virtio_registers(octets: &[u8]) {
+    fuzzing::registers(octets);
+}
+
+/// Serves an entropy device's ring in guest memory that `octets` fill.
+pub fn virtio_rng(octets: &[u8]) {
+    fuzzing::rng(octets);
+}
+
+/// Serves a virtio console's rings in guest memory that `octets` fill.
+pub fn virtio_console(octets: &[u8]) {
+    fuzzing::console(octets);
+}
+
+/// Serves a network device's control ring in guest memory that `octets` fill.
+pub fn net_control(octets: &[u8]) {
+    fuzzing::control(octets);
 }

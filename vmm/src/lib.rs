@@ -11,7 +11,7 @@ mod console;
 mod devices;
 mod error;
 mod footprint;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod kernel;
@@ -21,7 +21,8 @@ mod microguest;
 mod report;
 mod sandbox;
 mod stop;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "fuzz targets use a part of it"))]
 mod testing;
 mod vcpu;
 mod vm;
@@ -40,7 +41,7 @@ pub use devices::rng::RngCounts;
 pub use error::VmError;
 pub use kernel::{Compression, Format, KernelError, KernelFault, KernelInfo, Protocol};
 pub use layout::MAX_VCPUS;
-pub use memory::MemoryError;
+pub use memory::{MemoryError, available_memory};
 pub use microguest::MICROGUEST;
 pub use offload::MacAddr;
 pub use report::{

@@ -8,6 +8,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::Path;
 
 use vm_memory::GuestRegionCollectionError;
 use vm_memory::mmap::{FromRangesError, MmapRegionError};
@@ -32,11 +33,15 @@ pub enum MemoryError {
     #[error("{0} octets of memory are not a multiple of 4096; round the size to whole pages")]
     NotPages(u64),
     /// More than the host has.
-    #[error("the guest asks for {asked} octets of memory, the host has {host}; give the guest less")]
+    #[error(
+        "the guest asks for {} MiB of memory, the host has {} MiB for it; give the guest less",
+        .asked.div_ceil(MIB),
+        .host / MIB
+    )]
     BeyondHost {
         /// Octets asked for.
         asked: u64,
-        /// Octets of RAM that the host has.
+        /// Octets of RAM that the host has, or that the control group of this process may have.
         host: u64,
     },
     /// The kernel refused to make or seal the memory file.
@@ -67,6 +72,8 @@ impl From<GuestRegionCollectionError> for MemoryError {
     }
 }
 
+/// Octets of a MiB.
+const MIB: u64 = 1 << 20;
 /// Octets of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
 /// Holes in the address space that a mapping avoids before it is taken where it is.
@@ -180,15 +187,43 @@ fn sealed_file(size: u64) -> io::Result<File> {
     Ok(file)
 }
 
-/// The host's RAM in octets.
+/// The host's RAM in octets, or what the control groups of this process may have of it.
 fn host_memory() -> u64 {
     // SAFETY: sysinfo is plain data, for which all-zero octets are a value.
     let mut info: libc::sysinfo = unsafe { std::mem::zeroed() };
     // SAFETY: `info` is a live, writable structure of the type that the call fills in.
-    if unsafe { libc::sysinfo(&raw mut info) } != 0 {
-        return u64::MAX;
-    }
-    info.totalram.saturating_mul(u64::from(info.mem_unit))
+    let host = match unsafe { libc::sysinfo(&raw mut info) } {
+        0 => info.totalram.saturating_mul(u64::from(info.mem_unit)),
+        _ => u64::MAX,
+    };
+    let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    host.min(group_limit(&groups, Path::new("/sys/fs/cgroup")))
+}
+
+/// The lowest limit of the control group that `groups` (`/proc/self/cgroup`) names, and of those that it is in. Version 2
+/// only; no limit where there is none.
+fn group_limit(groups: &str, root: &Path) -> u64 {
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let directory = group.map_or_else(|| root.to_owned(), |group| root.join(group));
+    let limit = |directory: &Path| {
+        std::fs::read_to_string(directory.join("memory.max"))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    };
+    let within = directory
+        .ancestors()
+        .take_while(|directory| directory.starts_with(root));
+    within.filter_map(limit).min().unwrap_or(u64::MAX)
+}
+
+/// Octets of memory that the host could give to a guest now without taking them from others; `None` where it does not tell.
+pub fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    kib.checked_mul(1024)
 }
 
 #[cfg(test)]
@@ -248,5 +283,33 @@ mod tests {
             .and_then(GuestMemoryRegion::file_offset)
             .map(FileOffset::start);
         assert_eq!(offset, Some(PCI_HOLE));
+    }
+
+    #[test]
+    fn the_lowest_limit_of_all_control_groups_counts() {
+        let root = tempfile::tempdir().expect("a directory");
+        let inner = root.path().join("user/shell");
+        std::fs::create_dir_all(&inner).expect("directories");
+        let limit = |groups| group_limit(groups, root.path());
+        assert_eq!(limit("0::/user/shell\n"), u64::MAX, "no limits at all");
+        std::fs::write(inner.join("memory.max"), "max\n").expect("written");
+        std::fs::write(root.path().join("user/memory.max"), "4194304\n").expect("written");
+        assert_eq!(limit("1:name=systemd:/x\n0::/user/shell\n"), 4 << 20);
+        std::fs::write(inner.join("memory.max"), "2097152\n").expect("written");
+        assert_eq!(limit("0::/user/shell\n"), 2 << 20);
+        assert_eq!(limit("0::/other\n"), u64::MAX);
+    }
+
+    #[test]
+    fn the_host_tells_what_is_available() {
+        let available = available_memory().expect("Linux 3.14 and later");
+        assert!((1 << 20..=host_memory().max(available)).contains(&available));
+        let error = MemoryError::BeyondHost {
+            asked: 64 << 30,
+            host: (24 << 30) - 1,
+        };
+        let text =
+            "the guest asks for 65536 MiB of memory, the host has 24575 MiB for it; give the guest less";
+        assert_eq!(error.to_string(), text);
     }
 }

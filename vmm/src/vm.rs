@@ -18,6 +18,7 @@ mod tests;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::Duration;
 
 use kvm_ioctls::Kvm;
 
@@ -36,6 +37,9 @@ use board::Board;
 use events::Events;
 use keyboard::Keyboard;
 pub use requests::{RequestError, VmHandle};
+
+/// How long the output may take nothing before what the guest printed last is given up.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// One virtual machine.
 pub struct Vm {
@@ -80,6 +84,8 @@ impl Vm {
             confinement(&config).enter_process()?;
         }
         board::begin_disks(&disks)?;
+        let begun = output.begin(|| sandbox::enter(Thread::Console));
+        begun.map_err(host("start the console's thread"))?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
         let handle = VmHandle::new(stop.clone()).map_err(host("make the request desk"))?;
         if let Err(error) = footprint::drop_text() {
@@ -134,11 +140,13 @@ impl Vm {
                 Ok(next) => board = next,
                 Err(error) => {
                     desk.close();
+                    self.output.drain(LAST_OUTPUT);
                     return Err(error);
                 }
             }
         };
         desk.close();
+        self.output.drain(LAST_OUTPUT);
         self.board = Some(board);
         outcome
     }
@@ -250,7 +258,7 @@ impl Vm {
             resets: self.resets,
             memory: self.memory.or_else(|| board.memory_use()).unwrap_or_default(),
             exits,
-            console_lost: board.console_lost(),
+            console_lost: board.console_lost() + self.output.lost(),
             nics: board.nics.iter().map(board::Nic::report).collect(),
             disks: board.disks.iter().map(board::report_disk).collect(),
             sandbox: sandbox::report(),

@@ -165,6 +165,8 @@ idt_pointer:
     gate exception_\vector
 .endm
 .balign 8
+.global guest_idt
+guest_idt:
 idt:
 .set index, 0
 .rept 13
@@ -192,6 +194,8 @@ tss:
     .quad ring0_stack_top
     .fill 90, 1, 0
     .word bitmap - tss
+.global guest_ports
+guest_ports:
 bitmap:
     .fill 0x64 / 8, 1, 0xff
     .byte 0xef                              # 0x64: keyboard controller, resets
@@ -205,8 +209,26 @@ bitmap:
     .byte 0                                 # 0xcf8-0xcff: PCI configuration
     .fill (0xb000 - 0xd00) / 8, 1, 0xff
     .byte 0xcf                              # 0xb004-0xb005: power management control, older machines
+    .fill (0x10000 - 0xb008) / 8, 1, 0xff
     .byte 0xff                              # the processor reads one octet more
 tss_end:
+
+# Where the other processors go when chaos wants them: ports that remember nothing, read for ever. Copied to a page
+# below 1 MiB, so without any address.
+.code16
+.global guest_others, guest_others_end
+guest_others:
+    mov dx, 0x3fd                           # COM1's line status
+    in al, dx
+    mov dx, 0x600                           # power management events
+    in ax, dx
+    mov dx, 0x64                            # keyboard controller
+    in al, dx
+    mov dx, 0x3fa                           # COM1's interrupt identification
+    in al, dx
+    jmp guest_others
+guest_others_end:
+.code64
 
 .section .pagetables, "aw"
 .balign 4096

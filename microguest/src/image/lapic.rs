@@ -11,6 +11,7 @@ pub(crate) const NETWORK_VECTOR: u32 = 0x41;
 
 const ID: usize = 0x20;
 const SPURIOUS: usize = 0xf0;
+const COMMAND: usize = 0x300;
 const LVT_TIMER: usize = 0x320;
 const INITIAL_COUNT: usize = 0x380;
 const CURRENT_COUNT: usize = 0x390;
@@ -18,6 +19,9 @@ const DIVIDE: usize = 0x3e0;
 
 /// Enabled, with boot.s's last vector for spurious interrupts.
 const ENABLE: u32 = 0x100 | 0x4f;
+/// To all processors but this one: INIT, and start-up at a page.
+const INIT_OTHERS: u32 = 0xc_4500;
+const START_OTHERS: u32 = 0xc_4600;
 const TIMER_VECTOR: u32 = 0x40;
 const MASKED: u32 = 1 << 16;
 const DIVIDE_BY_1: u32 = 0b1011;
@@ -50,6 +54,13 @@ pub(crate) fn wake_at(at: Option<u64>, now: u64) {
     let delay = at.saturating_sub(now).clamp(1, LONGEST);
     ALARM.store(now + delay, Ordering::Relaxed);
     write(INITIAL_COUNT, delay as u32);
+}
+
+/// Starts all other processors in real mode, at the beginning of `page` below 1 MiB.
+pub(crate) fn start_others(page: u32) {
+    write(COMMAND, INIT_OTHERS);
+    write(COMMAND, START_OTHERS | page);
+    write(COMMAND, START_OTHERS | page);
 }
 
 /// Runs `measure` and returns how many nanoseconds the timer counted meanwhile, at most four seconds.

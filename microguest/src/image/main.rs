@@ -3,6 +3,7 @@
 #![no_main]
 #![allow(unsafe_code)] // Entry points that assembly calls.
 
+mod chaos;
 mod clock;
 mod heap;
 mod lapic;
@@ -16,6 +17,7 @@ mod virtio;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
+use microguest::chaos::Orders;
 use microguest::cmdline::Parameters;
 use microguest::nic::Nic;
 use microguest::report::Line;
@@ -61,9 +63,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// knows the guest; reports, whose every octet is an exit, follow.
 fn run(info: u64) -> Result<(), &'static str> {
     let started = clock::ticks();
-    let parameters: Parameters = start_info::command_line(info)?
-        .parse()
-        .map_err(serial::parameter_error)?;
+    let line = start_info::command_line(info)?;
+    if let Some(orders) = Orders::parse(line) {
+        chaos::run(orders.map_err(serial::parameter_error)?);
+    }
+    let parameters: Parameters = line.parse().map_err(serial::parameter_error)?;
     lapic::enable();
     let (mut nic, msix) = virtio::open()?;
     nic.announce(parameters.ip);

@@ -28,6 +28,14 @@ pub(crate) fn read8(port: u16) -> u8 {
     value
 }
 
+/// Reads 16 bits.
+pub(crate) fn read16(port: u16) -> u16 {
+    let value;
+    // SAFETY: as in `read8`.
+    unsafe { asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags)) }
+    value
+}
+
 /// Reads 32 bits.
 pub(crate) fn read32(port: u16) -> u32 {
     let value;

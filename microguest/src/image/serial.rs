@@ -28,6 +28,11 @@ pub(crate) fn line(line: &Line<'_>) {
     let _ = writeln!(Port::default(), "{line}");
 }
 
+/// Ends a line that somebody else began.
+pub(crate) fn end_line() {
+    ports::write8(DATA, b'\n');
+}
+
 /// Reports a panic.
 pub(crate) fn panic_line(info: &PanicInfo<'_>) {
     let mut port = Port::default();

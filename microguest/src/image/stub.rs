@@ -4,7 +4,7 @@ use core::arch::global_asm;
 use core::ptr::addr_of;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::ports;
+use crate::{lapic, ports};
 
 global_asm!(include_str!("boot.s"));
 global_asm!(include_str!("memory.s"));
@@ -20,12 +20,20 @@ const DEBUG_EXIT: u16 = 0xf4;
 /// The keyboard controller's reset line: the last resort.
 const KEYBOARD_COMMAND: u16 = 0x64;
 const RESET: u8 = 0xfe;
+/// The chipset's reset control register, and its bit that resets.
+const RESET_CONTROL: u16 = 0xcf9;
+const RESET_CPU: u8 = 6;
 
 /// Page table entries that boot.s leaves free, and the first address that they map.
 const DEVICE_PAGES: usize = 4;
 const DEVICE_BASE: usize = 0x3f60_0000;
 /// Octets of a page.
 const PAGE: u64 = 2 << 20;
+/// Octets of the I/O bitmap, and words of the interrupt descriptors of exceptions.
+const PORT_OCTETS: usize = 0x1_0000 / 8;
+const IDT_WORDS: usize = 2 * 32;
+/// A page below 1 MiB that nothing else uses.
+const OTHERS_PAGE: usize = 0x9_0000;
 /// Entry bits: present, writable, ring 3, uncached, large.
 const DEVICE_PAGE: u64 = 0x9f;
 
@@ -33,6 +41,10 @@ unsafe extern "C" {
     static guest_entry_tsc: u64;
     static guest_interrupted: AtomicU8;
     static guest_device_pages: [AtomicU64; DEVICE_PAGES];
+    static guest_ports: [AtomicU8; PORT_OCTETS];
+    static guest_idt: [AtomicU64; IDT_WORDS];
+    static guest_others: u8;
+    static guest_others_end: u8;
     safe fn guest_halt();
 }
 
@@ -68,6 +80,55 @@ pub(crate) fn map_device(physical: u64) -> Option<usize> {
     Some(DEVICE_BASE + place * PAGE as usize + offset as usize)
 }
 
+/// Opens all ports to ring 3.
+pub(crate) fn open_ports() {
+    // SAFETY: defined in boot.s as so many octets; the processor reads them at each access.
+    for octet in unsafe { &guest_ports } {
+        octet.store(0, Ordering::SeqCst);
+    }
+}
+
+/// Has the machine's other processors read ports for ever.
+pub(crate) fn start_others() {
+    let (start, end) = (addr_of!(guest_others), addr_of!(guest_others_end));
+    let len = end as usize - start as usize;
+    // SAFETY: both symbols delimit code in boot.s that names no address; the page is memory, and nothing else uses it.
+    unsafe { core::ptr::copy_nonoverlapping(start, OTHERS_PAGE as *mut u8, len) };
+    lapic::start_others((OTHERS_PAGE / 4096) as u32);
+}
+
+/// Takes all exception handlers away, and makes an exception.
+pub(crate) fn triple_fault() -> ! {
+    // SAFETY: defined in boot.s as so many words; the processor reads them when it needs them.
+    for word in unsafe { &guest_idt } {
+        word.store(0, Ordering::SeqCst);
+    }
+    loop {
+        // SAFETY: the instruction does nothing but raise the exception, which ends the machine.
+        unsafe { core::arch::asm!("ud2", options(nomem, nostack)) }
+    }
+}
+
+/// Asks for a reset by way of the keyboard controller, then waits for it.
+pub(crate) fn reset_by_keyboard() -> ! {
+    ports::write8(KEYBOARD_COMMAND, RESET);
+    rest()
+}
+
+/// Asks for a reset by way of the reset control register, then waits for it.
+pub(crate) fn reset_by_control() -> ! {
+    ports::write8(RESET_CONTROL, RESET_CPU);
+    rest()
+}
+
+/// Halts for good.
+fn rest() -> ! {
+    loop {
+        clear_interrupted();
+        halt();
+    }
+}
+
 /// Switches the machine off, by whatever way it knows.
 pub(crate) fn power_off() -> ! {
     for port in PM_CONTROL {
@@ -76,8 +137,5 @@ pub(crate) fn power_off() -> ! {
     ports::write8(SLEEP_CONTROL, SLEEP_S5);
     ports::write8(DEBUG_EXIT, 0);
     ports::write8(KEYBOARD_COMMAND, RESET);
-    loop {
-        clear_interrupted();
-        halt();
-    }
+    rest()
 }

@@ -12,7 +12,7 @@ use vmm::{Console, Inherited, StopReason, Vm, VmError, VmReport};
 use super::super::{say, to_json};
 use super::args::Args;
 use super::info::boot;
-use super::words::{mib, sandbox, sharing};
+use super::words::{mib, sandbox, sharing, shortage};
 use crate::vm_control::Server;
 use crate::vm_control::api::Ended;
 
@@ -35,7 +35,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         output: Box::new(io::stdout()),
         input: Some(input),
     };
+    // Afterwards the host cannot be asked any more.
+    let available = vmm::available_memory();
     let mut vm = Vm::new(config, console)?;
+    warn_of_memory(args.memory, available);
     if sandbox {
         inherited.close();
     }
@@ -93,6 +96,13 @@ fn warn_of_sharing(vcpus: u8) {
     let host_cpus = available_parallelism().map_or(1, |count| count.get() as u32);
     if let Some(sharing) = sharing(vcpus.into(), host_cpus) {
         eprintln!("enlight: {sharing}");
+    }
+}
+
+/// Guests rarely touch all that they have, so that more than there is may be given away; but then who runs must know.
+fn warn_of_memory(memory: u64, available: Option<u64>) {
+    if let Some(shortage) = available.and_then(|available| shortage(memory, available)) {
+        eprintln!("enlight: {shortage}");
     }
 }
 

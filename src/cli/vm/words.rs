@@ -45,6 +45,17 @@ pub(super) fn sandbox(report: &SandboxReport) -> String {
     format!("sandbox: seccomp, no new privileges, Landlock {files}\n")
 }
 
+/// What is to be said of a machine with more memory than the host has to spare.
+pub(super) fn shortage(memory: u64, available: u64) -> Option<String> {
+    (memory > available).then(|| {
+        let [memory, available] = [memory, available].map(|octets| mib(octets >> 10));
+        format!(
+            "the guest may use {memory} of memory, of which the host has {available} available: if it uses more, the host \
+             swaps or ends a process"
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +80,13 @@ mod tests {
         );
         report.landlock = None;
         assert!(sandbox(&report).ends_with("Landlock none\n"));
+    }
+
+    #[test]
+    fn shortage_is_said_when_there_is_some() {
+        assert_eq!(shortage(1 << 30, 1 << 30), None);
+        let text = shortage(2 << 30, 1 << 30).unwrap();
+        assert!(text.starts_with("the guest may use 2048.0 MiB of memory, of which the host has 1024.0 MiB"));
     }
 
     #[test]

@@ -36,8 +36,12 @@ impl OpenedInitrd {
             source,
         };
         // Asked before opening: opening a pipe would wait for its writer.
-        if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
+        let metadata = std::fs::metadata(path).map_err(unreadable)?;
+        if !metadata.is_file() {
             return Err(unreadable(io::Error::other("not a regular file")));
+        }
+        if metadata.len() == 0 {
+            return Err(unreadable(io::Error::other("it is empty")));
         }
         Ok(Self {
             path: path.to_owned(),

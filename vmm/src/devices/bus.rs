@@ -6,6 +6,7 @@ use super::marks::MARK_PORT;
 use super::pci::PciRoot;
 use super::power::Power;
 use super::serial::{COM1, PORTS, SerialPort};
+use crate::console::Output;
 use crate::stop::StopReason;
 
 /// Everything that a vCPU can reach by an exit. What nobody answers reads as ones, as on a real bus.
@@ -13,6 +14,8 @@ pub(crate) struct Bus {
     pub(crate) serial: Arc<SerialPort>,
     pub(crate) pci: Arc<PciRoot>,
     pub(crate) power: Arc<Power>,
+    /// What all consoles print to.
+    pub(crate) output: Output,
 }
 
 impl Bus {
@@ -64,6 +67,7 @@ mod tests {
             serial: Arc::new(serial),
             pci: Arc::new(PciRoot::new(Vec::new())),
             power: Arc::new(Power::new(Arc::new(FakeWiring::default()))),
+            output: Output::new(Box::new(std::io::sink())),
         };
         let mut data = [0; 4];
         bus.read_port(0x80, &mut data);

@@ -3,6 +3,8 @@
 pub(crate) mod block;
 pub(crate) mod bus;
 pub(crate) mod console;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod lifecycle;
 mod lines;
 pub(crate) mod marks;

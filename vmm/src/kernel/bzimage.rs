@@ -94,6 +94,9 @@ impl<'a> BzImage<'a> {
         let Some((offset, len)) = self.payload_place()? else {
             return Ok(None);
         };
+        if len > limit {
+            return Err(KernelFault::PackedTooLarge { len, limit });
+        }
         let packed = self.source.part(offset, len)?;
         let (Some(compression), Some((stream, size))) =
             (Compression::of(&packed), packed.split_last_chunk::<4>())

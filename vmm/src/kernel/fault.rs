@@ -105,6 +105,17 @@ pub enum KernelFault {
          or strip the kernel of its symbols"
     )]
     TooLarge(u64),
+    /// What is compressed is more than the guest has memory already, so that it is not even read.
+    #[error(
+        "has {len} octets compressed, more than the {limit} of memory that the guest has below 3 GiB; name a kernel such as \
+         vmlinuz or vmlinux, or give the guest more memory"
+    )]
+    PackedTooLarge {
+        /// Octets that are compressed.
+        len: u64,
+        /// Octets of memory.
+        limit: u64,
+    },
     /// The stream asks for more memory to unpack it than any kernel needs.
     #[error("needs more than {limit} octets of memory to unpack its {compression} stream; compress it again")]
     Greedy {

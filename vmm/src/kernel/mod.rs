@@ -124,7 +124,11 @@ fn load(source: Source<'_>, ram: &GuestRam, top: u64) -> Result<LoadedKernel, Ke
             KernelFault::OtherCompression,
         ));
     };
-    let (image, used) = inflate::at_most(compression, &source.part(0, source.len())?, top)?;
+    let len = source.len();
+    if len > top {
+        return Err(KernelFault::PackedTooLarge { len, limit: top });
+    }
+    let (image, used) = inflate::at_most(compression, &source.part(0, len)?, top)?;
     let unpacked = Instant::now();
     let image = &image[..used];
     let mut loaded = load_plain(Source::Octets(image), image, ram, top).unwrap_or_else(|| {

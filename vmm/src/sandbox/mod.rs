@@ -35,6 +35,8 @@ pub enum Thread {
     Vcpu,
     /// A disk's.
     Disk,
+    /// Writes what the guest prints.
+    Console,
     /// Watches that a switch answers in time.
     Deadline,
     /// Serves the clients of the machine's socket.
@@ -82,10 +84,11 @@ thread_local! {
 
 impl Thread {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Main,
         Self::Vcpu,
         Self::Disk,
+        Self::Console,
         Self::Deadline,
         Self::Control,
         Self::ControlAsk,
@@ -97,6 +100,7 @@ impl Thread {
             Self::Main => "main",
             Self::Vcpu => "vcpu",
             Self::Disk => "disk",
+            Self::Console => "console",
             Self::Deadline => "deadline",
             Self::Control => "control",
             Self::ControlAsk => "control-ask",

@@ -1,6 +1,7 @@
 //! What several tests of the crate need: hand-written PVH images and a wiring without a KVM behind it.
 
 pub(crate) mod driver;
+#[cfg(test)]
 pub(crate) mod switch;
 
 use std::collections::BTreeMap;

@@ -35,7 +35,7 @@ struct State {
 impl Gate {
     /// Waits as long as the gate is closed.
     pub(super) fn pass(&self) -> Passage {
-        if !self.attention.load(Ordering::SeqCst) {
+        if !self.wants_attention() {
             return Passage::Open;
         }
         let mut state = self.state.lock();
@@ -50,6 +50,11 @@ impl Gate {
         } else {
             Passage::Waited
         }
+    }
+
+    /// Whether processors must come to the gate.
+    pub(super) fn wants_attention(&self) -> bool {
+        self.attention.load(Ordering::SeqCst)
     }
 
     /// Closes the gate. Processors in the guest come to it when they are kicked.

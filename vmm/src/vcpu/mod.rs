@@ -252,7 +252,7 @@ fn run(mut vcpu: VcpuFd, id: u8, bus: &Bus, shared: &Shared) -> Option<Result<St
             Passage::End => break None,
         }
         match step(&mut vcpu, bus, shared) {
-            Ok(None) => {}
+            Ok(None) => bus.output.wait_for_room(|| shared.gate.wants_attention()),
             Ok(Some(reason)) => break Some(Ok(reason)),
             Err(reason) => {
                 let rip = vcpu.get_regs().map_or(0, |regs| regs.rip);

@@ -98,7 +98,7 @@ impl Board {
         wiring
             .attach_interrupt(serial.interrupt(), COM1_LINE)
             .map_err(kvm("raise the console's interrupt"))?;
-        let mut slots = Slots::new(ram.clone(), Arc::clone(&wiring));
+        let mut slots = Slots::new(ram.clone(), wiring);
         let nics = make_nics(&config.nics, &mut slots, again)?;
         let disks = make_disks(disks, &mut slots)?;
         let rng = slots.add(Rng::new(ram.clone()))?;
@@ -112,11 +112,7 @@ impl Board {
         boot::write(&ram, &kernel, &cmdline, initrd, acpi)?;
         times.vcpus_us = watch.us();
 
-        let bus = Arc::new(Bus {
-            serial: Arc::new(serial),
-            pci: Arc::new(PciRoot::new(slots.functions)),
-            power: Arc::new(Power::new(wiring)),
-        });
+        let bus = make_bus(serial, slots, output);
         let board = Self {
             vcpus,
             bus,
@@ -232,6 +228,15 @@ impl Slots {
         self.functions.push(Arc::clone(&function) as Function);
         Ok(function)
     }
+}
+
+fn make_bus(serial: SerialPort, slots: Slots, output: &Output) -> Arc<Bus> {
+    Arc::new(Bus {
+        serial: Arc::new(serial),
+        pci: Arc::new(PciRoot::new(slots.functions)),
+        power: Arc::new(Power::new(slots.wiring)),
+        output: output.clone(),
+    })
 }
 
 fn make_nics(configs: &[NicConfig], slots: &mut Slots, again: bool) -> Result<Vec<Nic>, VmError> {

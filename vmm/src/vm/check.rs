@@ -1,7 +1,9 @@
 //! What is wrong with a machine's description, before anything is made of it.
 
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+
 use crate::boot;
-use crate::config::{MAX_DISKS, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, VmConfig};
+use crate::config::{DiskConfig, MAX_DISKS, MAX_NICS, MAX_QUEUE_PAIRS, NicConfig, VmConfig};
 use crate::error::VmError;
 use crate::layout::MAX_VCPUS;
 
@@ -26,7 +28,34 @@ pub(super) fn check(config: &VmConfig) -> Result<(), VmError> {
             config.disks.len()
         ));
     }
+    check_disks(&config.disks)?;
     config.nics.iter().try_for_each(check_nic)
+}
+
+/// A file is one disk of a machine, unless all that use it only read. Whether it can be used at all is found out later.
+fn check_disks(disks: &[DiskConfig]) -> Result<(), VmError> {
+    let mut seen: Vec<((u64, u64), &DiskConfig)> = Vec::new();
+    for disk in disks {
+        let Ok(file) = std::fs::metadata(&disk.path) else {
+            continue;
+        };
+        let identity = if file.file_type().is_block_device() {
+            (u64::MAX, file.rdev())
+        } else {
+            (file.dev(), file.ino())
+        };
+        let twice = seen
+            .iter()
+            .any(|(other, known)| *other == identity && !(known.read_only && disk.read_only));
+        if twice {
+            return refuse(format!(
+                "disk {} is given twice; give each file once, or only read-only (ro)",
+                disk.path.display()
+            ));
+        }
+        seen.push((identity, disk));
+    }
+    Ok(())
 }
 
 fn check_nic(nic: &NicConfig) -> Result<(), VmError> {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -29,11 +29,17 @@ pub(super) const KEYBOARD: u64 = 1 << 32;
 
 /// How often a vanished switch is looked for, in milliseconds.
 const RETRY_MS: i32 = 50;
+/// A connection that lasted so long was a good one.
+const LASTING: Duration = Duration::from_secs(5);
+/// Connections lost in a row, each after a short time, that are told of; those that follow are only counted.
+const LOSSES_TOLD: u32 = 3;
 
 /// Everything that is waited for.
 pub(super) struct Events {
     epoll: Epoll,
     links: Vec<Link>,
+    /// For each interface, connections lost in a row after a short time.
+    losses: Vec<u32>,
     pub(super) hangups: Vec<Hangup>,
     terminal: Arc<dyn Terminal>,
     desk: Arc<Desk>,
@@ -41,10 +47,20 @@ pub(super) struct Events {
 
 /// Whether the switch of one interface is there.
 enum Link {
-    /// It is; its socket is watched.
-    Up(UnixStream),
+    /// It is, since then; its socket is watched.
+    Up(UnixStream, Instant),
     /// It vanished then, and this is what happened last.
     Down(Instant, String),
+}
+
+/// How long to wait before a switch that was lost so often in a row is connected to again: one that hangs up on every
+/// machine must not keep both busy.
+fn pause_after(losses: u32) -> Duration {
+    let retry = Duration::from_millis(RETRY_MS as u64);
+    match losses {
+        0 | 1 => Duration::ZERO,
+        more => retry * (1 << more.min(6)),
+    }
 }
 
 /// Why the machine is to stop; `None` inside: a processor ended it and knows why.
@@ -66,6 +82,7 @@ impl Events {
         let mut events = Self {
             epoll,
             links: Vec::new(),
+            losses: vec![0; board.nics.len()],
             hangups,
             terminal: board.terminal(),
             desk: Arc::clone(desk),
@@ -190,14 +207,27 @@ impl Events {
 
     /// The conversation of an interface has ended.
     fn link_lost(&mut self, nics: &[Nic], index: usize) {
-        let (Some(link), Some(nic)) = (self.links.get_mut(index), nics.get(index)) else {
+        let places = (self.links.get_mut(index), self.losses.get_mut(index));
+        let ((Some(link), Some(losses)), Some(nic)) = (places, nics.get(index)) else {
             return;
         };
         let down = Link::Down(Instant::now(), "it closed the connection".to_owned());
-        if let Link::Up(stream) = std::mem::replace(link, down) {
+        if let Link::Up(stream, since) = std::mem::replace(link, down) {
+            *losses = if since.elapsed() < LASTING {
+                losses.saturating_add(1)
+            } else {
+                1
+            };
+            if *losses <= LOSSES_TOLD {
+                let again = if *losses == LOSSES_TOLD {
+                    " again, and is told of no more"
+                } else {
+                    ""
+                };
+                tracing::warn!(socket = %nic.config.socket.display(), "the switch closed the connection{again}");
+            }
             self.remove(stream.as_raw_fd());
         }
-        tracing::warn!(socket = %nic.config.socket.display(), "the switch closed the connection");
         let mut function = nic.function.lock();
         function.device_mut().disconnected();
         function.signal_config_change();
@@ -212,6 +242,10 @@ impl Events {
             if since.elapsed() >= nic.config.reconnect {
                 let (socket, reason) = (nic.config.socket.clone(), std::mem::take(reason));
                 return Some(StopReason::SwitchGone { socket, reason });
+            }
+            let losses = self.losses.get(index).copied().unwrap_or(0);
+            if since.elapsed() < pause_after(losses).min(nic.config.reconnect / 2) {
+                continue;
             }
             let result = nic.function.lock().device_mut().reconnect();
             match result {
@@ -234,7 +268,7 @@ impl Events {
         // Edge-triggered: what arrives is for the front end, only the end is for this thread.
         let end = EventSet::READ_HANG_UP | EventSet::EDGE_TRIGGERED;
         match self.add(stream.as_raw_fd(), end, token) {
-            Ok(()) => Link::Up(stream),
+            Ok(()) => Link::Up(stream, Instant::now()),
             Err(_) => lost(),
         }
     }
@@ -256,4 +290,15 @@ impl Events {
 fn export(board: &Board) -> Result<Value, RequestError> {
     let states = board.export()?;
     serde_json::to_value(states).map_err(|_| RequestError::Unready("a device's state is no JSON"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_that_hangs_up_is_tried_at_once_and_then_ever_later() {
+        let pauses = [0, 1, 2, 3, 6, 7, u32::MAX].map(|losses| pause_after(losses).as_millis());
+        assert_eq!(pauses, [0, 0, 200, 400, 3200, 3200, 3200]);
+    }
 }

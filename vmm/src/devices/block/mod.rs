@@ -7,7 +7,7 @@ mod counts;
 mod disk;
 mod error;
 mod format;
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod lock;
 mod open;

@@ -16,6 +16,8 @@ use crate::memory::GuestRam;
 const BATCH: usize = 256;
 /// Octets of a command that are looked at; only MAC tables are longer, and those are not read.
 const COMMAND_MAX: usize = 16;
+/// Descriptors of a command that are looked at, so that a notification has an end soon whatever the chains are.
+const PARTS_MAX: usize = 16;
 /// `VIRTIO_NET_OK` and `VIRTIO_NET_ERR`.
 const OK: u8 = 0;
 const ERR: u8 = 1;
@@ -74,6 +76,7 @@ impl ControlQueue {
             };
             let head = chain.head_index();
             let written = answer(ram, chain, &mut carry_out);
+            self.broken += u64::from(written == 0);
             if self.queue.add_used(ram, head, written).is_err() {
                 return self.broken += 1;
             }
@@ -89,7 +92,7 @@ impl ControlQueue {
         (self.queue.next_avail(), self.queue.next_used())
     }
 
-    /// Times that the ring itself broke the rules, since last asked.
+    /// Times that the ring or a chain broke the rules, since last asked.
     pub(super) fn take_broken(&mut self) -> u64 {
         std::mem::take(&mut self.broken)
     }
@@ -102,7 +105,8 @@ fn answer(
     carry_out: &mut impl FnMut(&[u8]) -> bool,
 ) -> u32 {
     let mut command = Vec::with_capacity(COMMAND_MAX);
-    for part in chain.clone().readable() {
+    let parts = chain.clone().take(PARTS_MAX);
+    for part in parts.filter(|part| !part.is_write_only()) {
         let len = (part.len() as usize).min(COMMAND_MAX - command.len());
         let mut octets = vec![0; len];
         if ram.read_slice(&mut octets, part.addr()).is_err() {
@@ -110,7 +114,10 @@ fn answer(
         }
         command.extend(octets);
     }
-    let Some(room) = chain.writable().find(|part| part.len() > 0) else {
+    let room = chain
+        .take(PARTS_MAX)
+        .find(|part| part.is_write_only() && part.len() > 0);
+    let Some(room) = room else {
         return 0;
     };
     let verdict = if carry_out(&command) { OK } else { ERR };

@@ -185,6 +185,57 @@ fn hostile_control_rings_end_without_harm() {
 }
 
 #[test]
+fn endless_commands_end() {
+    let switch = TestSwitch::start();
+    let mut bench = bench(&switch, 1);
+    bench.start(VERSION_1 | 1 << 17 | 1 << 18, &[0, 1, 2]);
+    // An indirect table of 65535 descriptors without octets, then the room for an answer.
+    let table = 0x10_0000_u64;
+    for index in 0..u16::MAX {
+        let flags = [1_u64, 2][usize::from(index == u16::MAX - 1)];
+        let descriptor = GuestAddress(table + 16 * u64::from(index));
+        let written = bench
+            .ram
+            .write_obj([BUFFER, flags << 32 | u64::from(index + 1) << 48], descriptor);
+        written.expect("in memory");
+    }
+    bench
+        .ram
+        .write_obj(0x77_u8, GuestAddress(BUFFER))
+        .expect("in memory");
+    let chain = [(table, 16 * u32::from(u16::MAX), false)];
+    make_available(&bench.ram, 2, &chain);
+    let flags = GuestAddress(ring_address(2) + 12);
+    bench.ram.write_obj(4_u16, flags).expect("in memory");
+    Driver(&mut bench.function).notify(2);
+    let counts = bench.function.device().counts();
+    assert_eq!((counts.commands, counts.refused_commands), (0, 1));
+    assert_eq!(used_index(&bench.ram, 2), 1, "given back");
+    let answer: u8 = bench.ram.read_obj(GuestAddress(BUFFER)).expect("in memory");
+    assert_eq!(answer, 0x77, "without an answer, whose place was not looked for");
+    assert_eq!(bench.command(2, &[0, 0, 1]), 0, "the next one is served");
+}
+
+/// A driver with several queue pairs, then one with a single pair, whose control queue is where a data queue was.
+#[test]
+fn the_next_driver_has_its_control_queue_elsewhere() {
+    let switch = TestSwitch::start();
+    let mut bench = bench(&switch, 2);
+    bench.start(VERSION_1 | 1 << 17 | 1 << 22, &[0, 1, 2, 3, 4]);
+    Driver(&mut bench.function).notify(2);
+    let doorbells = |bench: &Bench| bench.wiring.count(|wire| matches!(wire, Wire::Doorbell(_)));
+    assert_eq!(doorbells(&bench), 1, "queue 2 is the switch's");
+    Driver(&mut bench.function).set_status(0);
+    bench.start(VERSION_1 | 1 << 17 | 1 << 18, &[0, 1, 2]);
+    assert_eq!(doorbells(&bench), 0, "queue 2 is this process's");
+    bench
+        .ram
+        .write_obj(0_u32, GuestAddress(ring_address(2) + 0x100))
+        .expect("in memory");
+    assert_eq!(bench.command(2, &[0, 0, 1]), 0);
+}
+
+#[test]
 fn multiqueue_enables_as_many_pairs_as_the_driver_uses() {
     let switch = TestSwitch::start();
     let mut bench = bench(&switch, 2);

@@ -243,6 +243,8 @@ impl<D: VirtioDevice> VirtioFunction<D> {
         self.registers.set_offered(self.device.features());
         self.msix.reset_sources();
         self.config_changed = false;
+        // The next driver's queues may be other ones: what it notifies may be for this process.
+        self.keep_doorbells(None);
         for queue in &self.queues {
             // Fails only when there is no stale notification to forget.
             let _ = queue.kick.read();
@@ -251,7 +253,9 @@ impl<D: VirtioDevice> VirtioFunction<D> {
 
     /// A notification that came as an exit: pass it on, and have the kernel take the next ones by itself.
     fn notify(&mut self, index: usize) {
-        let base = self.config.bar_address(WINDOWS.index);
+        // Before the driver is ready, nobody knows who will serve the queue.
+        let ready = self.registers.is_active();
+        let base = self.config.bar_address(WINDOWS.index).filter(|_| ready);
         let Some(queue) = self.queues.get_mut(index) else {
             self.registers.faults += 1;
             return;
@@ -276,7 +280,11 @@ impl<D: VirtioDevice> VirtioFunction<D> {
 
     /// Undoes attachments to addresses that the function no longer decodes.
     fn detach_moved_doorbells(&mut self) {
-        let base = self.config.bar_address(WINDOWS.index);
+        self.keep_doorbells(self.config.bar_address(WINDOWS.index));
+    }
+
+    /// Undoes attachments elsewhere than in windows at `base`.
+    fn keep_doorbells(&mut self, base: Option<u64>) {
         for (queue, index) in self.queues.iter_mut().zip(0_u64..) {
             let here = base.map(|base| base + NOTIFY + index * u64::from(NOTIFY_MULTIPLIER));
             if let Some(address) = queue.attached.take_if(|address| Some(*address) != here)

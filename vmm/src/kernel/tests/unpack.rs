@@ -140,6 +140,28 @@ fn a_bomb_ends_at_the_size_of_memory() {
     }
 }
 
+/// A file of holes costs its owner nothing; reading it would cost the host all its memory.
+#[test]
+fn what_is_larger_than_memory_is_not_read() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    for start in [
+        &b"\x1f\x8b\x08\0"[..],
+        b"\xfd7zXZ\0",
+        b"\x04\x22\x4d\x18",
+        b"\x28\xb5\x2f\xfd",
+    ] {
+        file.as_file_mut().set_len(0).expect("empty");
+        std::os::unix::fs::FileExt::write_all_at(file.as_file(), start, 0).expect("written");
+        file.as_file_mut().set_len(1 << 42).expect("a sparse file");
+        let kernel = crate::config::Kernel::File(file.path().to_owned());
+        let opened = super::super::Opened::open(&kernel).expect("a file");
+        let error = opened.load(&ram(), TOP).expect_err("refused");
+        let expected =
+            matches!(error.reason, KernelFault::PackedTooLarge { len, limit: TOP } if len == 1 << 42);
+        assert!(expected, "{error}");
+    }
+}
+
 #[test]
 fn what_is_inside_must_be_a_kernel() {
     for compression in Compression::ALL {

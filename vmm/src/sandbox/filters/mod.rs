@@ -116,7 +116,7 @@ fn allowed(kind: Thread, needs: Needs) -> Allowed {
             calls.extend([STREAMS, WAITING, CLIENTS]);
             requests.push(ioctls::CONTROL);
         }
-        Thread::ControlAsk => {}
+        Thread::Console | Thread::ControlAsk => {}
     }
     Allowed { calls, requests }
 }

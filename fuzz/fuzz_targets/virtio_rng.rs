@@ -1,0 +1,6 @@
+//! Rings of an entropy device that a hostile driver writes.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|octets: &[u8]| vmm::fuzzing::virtio_rng(octets));
