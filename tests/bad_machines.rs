@@ -274,8 +274,8 @@ fn a_disk_is_of_one_machine_until_that_ends() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Runs a machine whose guest writes to its disk, and does something to the disk meanwhile; what the machine counted.
-fn errors_of(site: &Site, mut command: Command, meanwhile: impl FnOnce()) -> Value {
+/// Runs a machine whose guest reads and writes its disk, and does something to that all the while; what the machine counted.
+fn errors_of(site: &Site, mut command: Command, mut meanwhile: impl FnMut()) -> Value {
     let log = File::create(site.path("log")).expect("a file");
     let errors = File::create(site.path("errors")).expect("a file");
     site.at_home(&mut command);
@@ -285,10 +285,11 @@ fn errors_of(site: &Site, mut command: Command, meanwhile: impl FnOnce()) -> Val
         assert!(Instant::now() < end, "{}", text(&site.path("errors")));
         std::thread::sleep(Duration::from_millis(2));
     }
-    meanwhile();
     while vm.0.try_wait().expect("a child").is_none() {
         assert!(Instant::now() < end, "the machine goes on");
-        std::thread::sleep(Duration::from_millis(10));
+        // Again and again: what the guest writes makes the file longer.
+        meanwhile();
+        std::thread::sleep(Duration::from_millis(1));
     }
     let (log, errors) = (text(&site.path("log")), text(&site.path("errors")));
     assert!(vm.0.wait().expect("ended").success(), "{errors}");

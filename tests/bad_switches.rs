@@ -24,6 +24,8 @@ enum Behaviour {
     Garbage,
     /// Reads and says nothing.
     Silent,
+    /// The first ones are as good as those that close after the negotiation, the rest are silent.
+    FallsSilentAfter(usize),
 }
 
 /// Messages that are answered with a number.
@@ -41,7 +43,12 @@ fn listen(path: &Path, behaviour: Behaviour) -> Arc<AtomicUsize> {
     let count = Arc::clone(&connections);
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            count.fetch_add(1, Ordering::Relaxed);
+            let before = count.fetch_add(1, Ordering::Relaxed);
+            let behaviour = match behaviour {
+                Behaviour::FallsSilentAfter(first) if before < first => Behaviour::Closes(4),
+                Behaviour::FallsSilentAfter(_) => Behaviour::Silent,
+                other => other,
+            };
             std::thread::spawn(move || behave(stream, behaviour));
         }
     });
@@ -69,7 +76,7 @@ fn behave(mut stream: UnixStream, behaviour: Behaviour) -> Option<()> {
             _ => (flags & NEED_REPLY != 0).then_some(0),
         };
         match behaviour {
-            Behaviour::Silent => {}
+            Behaviour::Silent | Behaviour::FallsSilentAfter(_) => {}
             Behaviour::Garbage => stream.write_all(&random.octets(64)).ok()?,
             Behaviour::Closes(_) => {
                 if let Some(number) = number {
@@ -96,7 +103,7 @@ fn a_back_end_that_is_none_is_refused_in_time() {
     }
     let kinds = [Behaviour::Garbage, Behaviour::Silent]
         .into_iter()
-        .chain((0..3).map(Behaviour::Closes));
+        .chain((0..2).map(Behaviour::Closes));
     for (number, behaviour) in kinds.enumerate() {
         let name = format!("switch{number}");
         let connections = listen(&site.path(&name), behaviour);
@@ -162,4 +169,35 @@ fn a_back_end_that_goes_at_any_step_of_the_driver_ends_the_machine_or_is_found_a
     assert!(vm.0.wait().expect("ended").success());
     let errors = text(&site.path("errors"));
     assert!(errors.lines().count() <= 12, "{errors}");
+}
+
+/// Looking for one switch takes three seconds then, and there are eight.
+#[test]
+fn switches_that_say_nothing_any_more_do_not_keep_a_machine_from_stopping() {
+    let test = "switches_that_say_nothing_any_more_do_not_keep_a_machine_from_stopping";
+    let Some(site) = Site::new(test) else { return };
+    let connections = listen(&site.path("silent"), Behaviour::FallsSilentAfter(8));
+    let mut command = site.command(&["run", "--name", "patient", "--micro-guest", "--memory", "32M"]);
+    command.args(["--nic", "vhost-user=silent,reconnect=60"].repeat(8));
+    command
+        .args(["--cmdline", "role=server ip=192.0.2.2/24"])
+        .stdout(Stdio::null());
+    let errors = File::create(site.path("errors")).expect("a file");
+    let mut vm = Running(command.stderr(errors).spawn().expect("the CLI runs"));
+    let started = Instant::now();
+    while connections.load(Ordering::Relaxed) < 9 {
+        assert!(started.elapsed() < PATIENCE, "it is not looked for");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let stop = site
+        .command(&["stop", "patient", "--force"])
+        .output()
+        .expect("the CLI runs");
+    assert_eq!(stop.status.code(), Some(0), "{stop:?}");
+    assert!(vm.0.wait().expect("ended").success());
+    let errors = text(&site.path("errors"));
+    assert!(
+        errors.lines().count() <= 20 && !errors.contains("panicked"),
+        "{errors}"
+    );
 }

@@ -34,6 +34,10 @@ const STACK: usize = 256 << 10;
 /// How long processors may take to leave the guest.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What KVM means by an internal error, as a rule: an instruction that it has to carry out itself and cannot, for instance
+/// because the guest runs where there is no memory.
+const CANNOT_EMULATE: &str = "KVM cannot carry out what the guest does there";
+
 /// A processor that could not be made or cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuError {
@@ -289,6 +293,7 @@ fn step(vcpu: &mut VcpuFd, bus: &Bus, shared: &Shared) -> Result<Option<StopReas
         Ok(VcpuExit::Shutdown) => return Ok(Some(StopReason::TripleFault)),
         Ok(VcpuExit::Intr) => count(&shared.interrupted),
         Ok(VcpuExit::IoapicEoi(_) | VcpuExit::IrqWindowOpen | VcpuExit::Hlt) => count(&shared.other),
+        Ok(VcpuExit::InternalError) => return Err(CANNOT_EMULATE.to_owned()),
         Ok(exit) => return Err(format!("{exit:?}")),
         Err(error) => match error.errno() {
             libc::EINTR | libc::EAGAIN => {

@@ -40,6 +40,8 @@ pub(super) struct Events {
     links: Vec<Link>,
     /// For each interface, connections lost in a row after a short time.
     losses: Vec<u32>,
+    /// The interface whose switch is looked for first the next time.
+    next_look: usize,
     pub(super) hangups: Vec<Hangup>,
     terminal: Arc<dyn Terminal>,
     desk: Arc<Desk>,
@@ -83,6 +85,7 @@ impl Events {
             epoll,
             links: Vec::new(),
             losses: vec![0; board.nics.len()],
+            next_look: 0,
             hangups,
             terminal: board.terminal(),
             desk: Arc::clone(desk),
@@ -233,31 +236,52 @@ impl Events {
         function.signal_config_change();
     }
 
-    /// Tries to find the switches that vanished; the reason to stop when one stayed away too long.
+    /// Tries to find one of the switches that vanished; the reason to stop when one stayed away too long. Not more than one,
+    /// for each may take its time, and a machine must still do meanwhile what it is told.
     fn look_for_switches(&mut self, nics: &[Nic]) -> Option<StopReason> {
-        for (index, nic) in nics.iter().enumerate() {
-            let Some(Link::Down(since, reason)) = self.links.get_mut(index) else {
-                continue;
-            };
-            if since.elapsed() >= nic.config.reconnect {
+        for (link, nic) in self.links.iter_mut().zip(nics) {
+            if let Link::Down(since, reason) = link
+                && since.elapsed() >= nic.config.reconnect
+            {
                 let (socket, reason) = (nic.config.socket.clone(), std::mem::take(reason));
                 return Some(StopReason::SwitchGone { socket, reason });
             }
-            let losses = self.losses.get(index).copied().unwrap_or(0);
-            if since.elapsed() < pause_after(losses).min(nic.config.reconnect / 2) {
-                continue;
-            }
-            let result = nic.function.lock().device_mut().reconnect();
-            match result {
-                Ok(()) => {
-                    tracing::info!(socket = %nic.config.socket.display(), "the switch is back");
-                    self.links[index] = self.watch_link(nic, NIC + index as u64);
-                    nic.function.lock().signal_config_change();
-                }
-                Err(error) => *reason = error.to_string(),
-            }
         }
+        let count = self.links.len().max(1);
+        let due = (0..count)
+            .map(|more| (self.next_look + more) % count)
+            .find(|index| self.is_due(*index, nics))?;
+        self.next_look = due + 1;
+        self.look_for(due, nics.get(due)?);
         None
+    }
+
+    /// Whether it is time to look for the switch of an interface.
+    fn is_due(&self, index: usize, nics: &[Nic]) -> bool {
+        let (Some(Link::Down(since, _)), Some(nic)) = (self.links.get(index), nics.get(index)) else {
+            return false;
+        };
+        let losses = self.losses.get(index).copied().unwrap_or(0);
+        since.elapsed() >= pause_after(losses).min(nic.config.reconnect / 2)
+    }
+
+    fn look_for(&mut self, index: usize, nic: &Nic) {
+        let result = nic.function.lock().device_mut().reconnect();
+        let link = match result {
+            Ok(()) => {
+                tracing::info!(socket = %nic.config.socket.display(), "the switch is back");
+                let link = self.watch_link(nic, NIC + index as u64);
+                nic.function.lock().signal_config_change();
+                link
+            }
+            Err(error) => match self.links.get(index) {
+                Some(Link::Down(since, _)) => Link::Down(*since, error.to_string()),
+                _ => return,
+            },
+        };
+        if let Some(place) = self.links.get_mut(index) {
+            *place = link;
+        }
     }
 
     fn watch_link(&self, nic: &Nic, token: u64) -> Link {

@@ -76,6 +76,25 @@ fn a_triple_fault_ends_the_machine() {
 }
 
 #[test]
+fn a_guest_that_runs_where_no_memory_is_ends_with_one_line() {
+    if without_kvm("a_guest_that_runs_where_no_memory_is_ends_with_one_line") {
+        return;
+    }
+    // mov eax, 0xd0000000; jmp eax
+    let code = [0xb8, 0, 0, 0, 0xd0, 0xff, 0xe0];
+    let mut vm = Vm::new(config(&code), console(&Screen::default())).expect("a machine");
+    match vm.run() {
+        // Some KVMs give up, others have the processor fault.
+        Ok(reason) => assert_eq!(reason, StopReason::TripleFault),
+        Err(error) => {
+            let text = error.to_string();
+            let (place, reason) = ("virtual processor 0 cannot go on at 0x", "KVM cannot carry out");
+            assert!(text.starts_with(place) && text.contains(reason), "{text}");
+        }
+    }
+}
+
+#[test]
 fn spinning_and_halted_guests_stop_on_request() {
     if without_kvm("spinning_and_halted_guests_stop_on_request") {
         return;

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Sender};
 use std::thread::{Builder, JoinHandle};
 
@@ -30,6 +31,8 @@ pub(crate) struct Disk {
     limits: Limits,
     counts: Arc<Mutex<DiskCounts>>,
     commands: Sender<Command>,
+    /// Commands that were not obeyed yet.
+    asked: Arc<AtomicUsize>,
     wake: Arc<EventFd>,
     /// Until its thread starts.
     worker: Mutex<Option<Worker>>,
@@ -45,12 +48,14 @@ impl Disk {
             read_only: config.read_only,
         };
         let counts = Arc::new(Mutex::new(DiskCounts::default()));
+        let asked = Arc::new(AtomicUsize::new(0));
         let server = Server {
             image,
             limits,
             id: id(&config.path),
             name: config.path.display().to_string(),
             counts: Arc::clone(&counts),
+            asked: Arc::clone(&asked),
             told: false,
         };
         let host = |source: io::Error| DiskError::Host {
@@ -72,6 +77,7 @@ impl Disk {
             limits,
             counts,
             commands,
+            asked,
             wake,
             worker: Mutex::new(Some(worker)),
             thread: Mutex::new(None),
@@ -133,6 +139,7 @@ impl Disk {
     /// Sends a command and waits for its answer; `None` when the thread is no more.
     fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Option<T> {
         let (done, answer) = mpsc::channel();
+        self.asked.fetch_add(1, Ordering::SeqCst);
         self.commands.send(command(done)).ok()?;
         // Fails only when the counter is full, and then the thread is awake.
         let _ = self.wake.write(1);

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
@@ -94,7 +95,7 @@ pub(crate) fn queue(octets: &[u8]) {
     assert_eq!(counts.errors, 0, "{counts:?}");
 }
 
-fn server(path: PathBuf, read_only: bool) -> Server {
+pub(super) fn server(path: PathBuf, read_only: bool) -> Server {
     let config = DiskConfig {
         path,
         read_only,
@@ -109,11 +110,12 @@ fn server(path: PathBuf, read_only: bool) -> Server {
         id: [b'f'; ID_LEN],
         name: "fuzz".to_owned(),
         counts: Arc::new(Mutex::new(DiskCounts::default())),
+        asked: Arc::new(AtomicUsize::new(0)),
         told: false,
     }
 }
 
-fn ring(event_idx: bool) -> Ring {
+pub(super) fn ring(event_idx: bool) -> Ring {
     let event = || Arc::new(EventFd::new(EFD_NONBLOCK).expect("a descriptor"));
     let queue = ActiveQueue {
         index: 0,

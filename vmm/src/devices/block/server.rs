@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
@@ -39,6 +40,8 @@ pub(super) struct Server {
     /// What error messages call the disk.
     pub(super) name: String,
     pub(super) counts: Arc<Mutex<DiskCounts>>,
+    /// Commands of the machine that wait; they come before the driver's next request, which may take long.
+    pub(super) asked: Arc<AtomicUsize>,
     /// An error of the host was told; the following ones are only counted.
     pub(super) told: bool,
 }
@@ -84,11 +87,14 @@ impl Server {
         more
     }
 
-    /// How many requests were served.
+    /// How many requests were served; fewer than there are when the machine asks for something meanwhile.
     fn serve_batch(&mut self, ring: &mut Ring, ram: &GuestRam) -> Result<usize, Refusal> {
         // Fails only when the ring is not in memory, which taking requests finds out.
         let _ = ring.queue.disable_notification(ram);
         for served in 0..BATCH {
+            if served > 0 && self.asked.load(Ordering::SeqCst) > 0 {
+                return Ok(served);
+            }
             let next = ring.queue.iter(ram).map_err(|_| Refusal::Ring)?.next();
             let Some(chain) = next else { return Ok(served) };
             let head = chain.head_index();

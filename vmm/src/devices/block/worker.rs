@@ -2,6 +2,7 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, Sender};
 
 use virtio_queue::QueueT;
@@ -78,6 +79,7 @@ impl Worker {
                     return;
                 }
                 self.obey(command);
+                self.server.asked.fetch_sub(1, Ordering::SeqCst);
             }
         }
     }

@@ -328,3 +328,25 @@ fn the_next_machine_is_given_the_same_disk() {
     drop(next);
     assert!(Disk::open(&config(&path)).is_ok(), "nobody uses it any more");
 }
+
+/// A request may take as long as it takes to write 256 MiB of zeros.
+#[test]
+fn the_machine_comes_before_the_next_request() {
+    let directory = TempDir::new().expect("a directory");
+    let ram = memory::allocate(1 << 20).expect("1 MiB");
+    let mut server = fuzzing::server(image(&directory, 64), false);
+    let mut ring = fuzzing::ring(false);
+    // Three chains of one descriptor each, behind flags and index of the available ring.
+    ram.write_obj([0_u16, 3, 0, 1, 2], GuestAddress(0x100))
+        .expect("in memory");
+    let used = || ram.read_obj::<u16>(GuestAddress(0x202)).expect("in memory");
+    let asked = Arc::clone(&server.asked);
+    asked.store(1, std::sync::atomic::Ordering::SeqCst);
+    for answered in 1..3 {
+        assert!(server.serve(&mut ring, &ram), "there is more");
+        assert_eq!(used(), answered);
+    }
+    asked.store(0, std::sync::atomic::Ordering::SeqCst);
+    assert!(!server.serve(&mut ring, &ram));
+    assert_eq!(used(), 3);
+}
