@@ -50,7 +50,15 @@ fn threads(pid: u32) -> BTreeMap<String, BTreeMap<String, String>> {
         .collect()
 }
 
-const NAMES: [&str; 6] = ["console", "control", "control-ask", "disk", "enlight", "vcpu0", "vcpu1"];
+const NAMES: [&str; 7] = [
+    "console",
+    "control",
+    "control-ask",
+    "disk",
+    "enlight",
+    "vcpu0",
+    "vcpu1",
+];
 
 #[test]
 fn every_thread_of_a_machine_is_confined() {

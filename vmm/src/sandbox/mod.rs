@@ -4,6 +4,7 @@
 //! new privileges. Each thread then begins with [`enter`], which leaves it the system calls that threads of its kind
 //! need ([`filters`]). A call that is not among them ends the process with a line that names it ([`trap`]).
 
+mod allocator;
 mod error;
 mod files;
 mod filters;
@@ -119,6 +120,7 @@ impl Sandbox {
             reboot: self.reboot,
             switches: !self.sockets.is_empty(),
         })?;
+        allocator::limit();
         panics::install();
         trap::install()?;
         process::drop_privileges()?;
