@@ -8,6 +8,7 @@ pub mod guest;
 pub mod image;
 pub mod machine;
 pub mod netns;
+pub mod obedient;
 pub mod peer;
 pub mod scene;
 pub mod vm;

@@ -20,9 +20,10 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use kvm_ioctls::Kvm;
+use rustix::fs::{Access, access};
 
 use crate::boot::Images;
-use crate::config::VmConfig;
+use crate::config::{NicConfig, VmConfig};
 use crate::console::{Console, Output};
 use crate::devices::block::Disk;
 use crate::devices::marks::INIT;
@@ -77,6 +78,7 @@ impl Vm {
         let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
         if config.sandbox {
             confinement(&config).enter_process()?;
+            warn_of_lost_sockets(&config);
         }
         board::begin_disks(&disks)?;
         let stop = StopHandle::new().map_err(host("make the stop handle"))?;
@@ -262,5 +264,18 @@ fn confinement(config: &VmConfig) -> Sandbox {
         reboot: config.reboot,
         removes_from: config.removes_from.clone(),
         sockets: config.nics.iter().map(|nic| nic.socket.clone()).collect(),
+    }
+}
+
+/// Root may use any socket, until it gives that up.
+fn warn_of_lost_sockets(config: &VmConfig) {
+    for NicConfig { socket, .. } in &config.nics {
+        if let Err(error) = access(socket, Access::WRITE_OK) {
+            tracing::warn!(
+                socket = %socket.display(),
+                %error,
+                "inside the sandbox this switch cannot be connected to again; run it as the same user, or use --no-sandbox"
+            );
+        }
     }
 }

@@ -13,6 +13,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 mod trap;
+mod warm;
 
 use std::cell::Cell;
 use std::fs::File;
@@ -115,6 +116,7 @@ impl Sandbox {
             reboot: self.reboot,
             switches: !self.sockets.is_empty(),
         })?;
+        warm::allocator().map_err(error::system("start a thread"))?;
         panics::install();
         trap::install()?;
         process::drop_privileges()?;
@@ -139,7 +141,6 @@ impl Sandbox {
 /// A thread that cannot be confined must not go on, and ends the process with a line that says so.
 pub fn enter(kind: Thread) {
     let Some(entered) = ENTERED.get() else { return };
-    warm_up();
     KIND.set(Some(kind));
     if let Err(error) = entered.programs.enter(kind) {
         eprintln!("enlight: thread {}: {error}", kind.word());
@@ -150,9 +151,4 @@ pub fn enter(kind: Thread) {
 /// What is in place.
 pub(crate) fn report() -> SandboxReport {
     ENTERED.get().map(|entered| entered.report).unwrap_or_default()
-}
-
-/// Has the C library's allocator do what it does once in a thread, which may need to look at files.
-fn warm_up() {
-    drop(std::hint::black_box(Box::new([0_u8; 64])));
 }
