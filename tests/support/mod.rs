@@ -11,6 +11,7 @@ pub mod laboratory;
 pub mod linux;
 pub mod machine;
 pub mod netns;
+pub mod obedient;
 pub mod peer;
 pub mod refusal;
 pub mod scene;

@@ -21,9 +21,10 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use kvm_ioctls::Kvm;
+use rustix::fs::{Access, access};
 
 use crate::boot::Images;
-use crate::config::VmConfig;
+use crate::config::{NicConfig, VmConfig};
 use crate::console::{Console, Output};
 use crate::devices::block::Disk;
 use crate::devices::marks::INIT;
@@ -82,6 +83,7 @@ impl Vm {
         let (board, boot) = Board::new(&config, &disks, &images, &kvm, &output, watch, false)?;
         if config.sandbox {
             confinement(&config).enter_process()?;
+            warn_of_lost_sockets(&config);
         }
         board::begin_disks(&disks)?;
         let begun = output.begin(|| sandbox::enter(Thread::Console));
@@ -274,5 +276,18 @@ fn confinement(config: &VmConfig) -> Sandbox {
         reboot: config.reboot,
         removes_from: config.removes_from.clone(),
         sockets: config.nics.iter().map(|nic| nic.socket.clone()).collect(),
+    }
+}
+
+/// Root may use any socket, until it gives that up.
+fn warn_of_lost_sockets(config: &VmConfig) {
+    for NicConfig { socket, .. } in &config.nics {
+        if let Err(error) = access(socket, Access::WRITE_OK) {
+            tracing::warn!(
+                socket = %socket.display(),
+                %error,
+                "inside the sandbox this switch cannot be connected to again; run it as the same user, or use --no-sandbox"
+            );
+        }
     }
 }

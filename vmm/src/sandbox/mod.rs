@@ -4,7 +4,6 @@
 //! new privileges. Each thread then begins with [`enter`], which leaves it the system calls that threads of its kind
 //! need ([`filters`]). A call that is not among them ends the process with a line that names it ([`trap`]).
 
-mod allocator;
 mod error;
 mod files;
 mod filters;
@@ -14,6 +13,7 @@ mod process;
 #[cfg(test)]
 mod tests;
 mod trap;
+mod warm;
 
 use std::cell::Cell;
 use std::fs::File;
@@ -120,7 +120,7 @@ impl Sandbox {
             reboot: self.reboot,
             switches: !self.sockets.is_empty(),
         })?;
-        allocator::limit();
+        warm::allocator().map_err(error::system("start a thread"))?;
         panics::install();
         trap::install()?;
         process::drop_privileges()?;
@@ -145,7 +145,6 @@ impl Sandbox {
 /// A thread that cannot be confined must not go on, and ends the process with a line that says so.
 pub fn enter(kind: Thread) {
     let Some(entered) = ENTERED.get() else { return };
-    warm_up();
     KIND.set(Some(kind));
     if let Err(error) = entered.programs.enter(kind) {
         eprintln!("enlight: thread {}: {error}", kind.word());
@@ -156,9 +155,4 @@ pub fn enter(kind: Thread) {
 /// What is in place.
 pub(crate) fn report() -> SandboxReport {
     ENTERED.get().map(|entered| entered.report).unwrap_or_default()
-}
-
-/// Has the C library's allocator do what it does once in a thread, which may need to look at files.
-fn warm_up() {
-    drop(std::hint::black_box(Box::new([0_u8; 64])));
 }

@@ -15,9 +15,9 @@ use crate::devices::block::sys::GuestSlice;
 const MIB: u64 = 1 << 20;
 
 /// Format, options of `qemu-img`, and the ending of the name.
-type Variant = (&'static str, &'static str, &'static str);
+pub(super) type Variant = (&'static str, &'static str, &'static str);
 
-const VARIANTS: [Variant; 7] = [
+pub(super) const VARIANTS: [Variant; 7] = [
     ("qcow2", "compat=1.1", "qcow2"),
     ("qcow2", "compat=0.10", "qcow2"),
     ("qcow2", "cluster_size=512", "qcow2"),
@@ -45,7 +45,7 @@ fn text(path: &Path) -> &str {
 }
 
 /// A new image of `size` octets.
-fn create(test: &str, directory: &TempDir, variant: Variant, size: u64) -> Option<PathBuf> {
+pub(super) fn create(test: &str, directory: &TempDir, variant: Variant, size: u64) -> Option<PathBuf> {
     let (format, options, ending) = variant;
     let path = directory.path().join(format!("disk.{ending}"));
     // A second run of a test starts with a new file.

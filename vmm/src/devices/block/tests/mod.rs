@@ -1,3 +1,4 @@
+mod confined;
 mod corrupt;
 mod files;
 mod formats;
