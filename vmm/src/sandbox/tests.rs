@@ -5,6 +5,7 @@
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Arc, Barrier};
 
 use super::*;
 
@@ -520,6 +521,38 @@ fn a_panic_is_told() {
         error.contains("thread vcpu0: panicked at") && error.contains("as an example"),
         "{error}"
     );
+}
+
+/// A thread that allocates, much and little.
+fn heap(all: Arc<Barrier>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        enter(Thread::Deadline);
+        for blocks in [1, 40, 2] {
+            drop(vec![vec![1_u8; 100 << 10]; blocks]);
+            drop(vec![1_u8; 1 << 20]);
+            all.wait();
+        }
+    })
+}
+
+#[test]
+fn many_threads_have_heaps_that_grow_and_shrink() {
+    if wanted().is_some() {
+        sandbox(&[]).enter_process().expect("a sandbox");
+        let first = std::thread::spawn(|| {
+            enter(Thread::Vcpu);
+            let all = Arc::new(Barrier::new(40));
+            let threads: Vec<_> = (0..40).map(|_| heap(Arc::clone(&all))).collect();
+            for thread in threads {
+                thread.join().expect("no panic");
+            }
+        });
+        return first.join().expect("no panic");
+    }
+    let test = "sandbox::tests::many_threads_have_heaps_that_grow_and_shrink";
+    let output = in_a_process(test, "heaps");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{:?} {error}", output.status);
 }
 
 #[test]
