@@ -61,7 +61,7 @@ impl Input<'_> {
 fn clean_memory() -> GuestRam {
     static RAM: OnceLock<GuestRam> = OnceLock::new();
     let ram = RAM.get_or_init(|| memory::allocate(MEMORY).expect("1 MiB"));
-    ram.write_slice(&[0; MEMORY as usize], GuestAddress(0))
+    ram.write_slice(&vec![0; MEMORY as usize], GuestAddress(0))
         .expect("all of it");
     ram.clone()
 }
