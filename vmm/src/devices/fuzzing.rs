@@ -2,8 +2,8 @@
 //! hostile guests is broken.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use vm_memory::{Bytes, GuestAddress};
@@ -56,6 +56,16 @@ impl Input<'_> {
     }
 }
 
+/// Guest memory full of zeros; always the same, for mapping costs more than all the rest, and disturbs those who look for a
+/// place in the address space.
+fn clean_memory() -> GuestRam {
+    static RAM: OnceLock<GuestRam> = OnceLock::new();
+    let ram = RAM.get_or_init(|| memory::allocate(MEMORY).expect("1 MiB"));
+    ram.write_slice(&vec![0; MEMORY as usize], GuestAddress(0))
+        .expect("all of it");
+    ram.clone()
+}
+
 /// A bus with three virtio functions, and what it was wired to.
 struct Bus {
     root: PciRoot,
@@ -65,7 +75,7 @@ struct Bus {
 
 impl Bus {
     fn new() -> Self {
-        let ram = memory::allocate(MEMORY).expect("1 MiB");
+        let ram = clean_memory();
         let wiring = Arc::new(FakeWiring::default());
         let console = || VirtioConsole::new(ram.clone(), Box::new(io::sink())).expect("a timer");
         let functions: Vec<Arc<Mutex<dyn PciFunction>>> = vec![
@@ -173,7 +183,7 @@ pub(crate) fn bus(octets: &[u8]) {
 
 /// Any accesses to the registers of one device, its queues in memory that they may name.
 pub(crate) fn registers(octets: &[u8]) {
-    let ram = memory::allocate(MEMORY).expect("1 MiB");
+    let ram = clean_memory();
     let wiring = Arc::new(FakeWiring::default());
     let mut function = function(Rng::new(ram.clone()), &ram, &wiring, 0);
     let offered = Driver(&mut function).offered();
@@ -238,7 +248,7 @@ pub(crate) fn rng(octets: &[u8]) {
     let Some((choice, described)) = octets.split_first() else {
         return;
     };
-    let ram = memory::allocate(MEMORY).expect("1 MiB");
+    let ram = clean_memory();
     let mut function = at_work(Rng::new(ram.clone()), &ram, described);
     for _ in 0..=choice % 4 {
         Driver(&mut function).notify(0);
@@ -268,7 +278,7 @@ pub(crate) fn console(octets: &[u8]) {
     let Some((choice, described)) = octets.split_first() else {
         return;
     };
-    let ram = memory::allocate(MEMORY).expect("1 MiB");
+    let ram = clean_memory();
     let paper = Paper::default();
     let device = VirtioConsole::new(ram.clone(), Box::new(paper.clone())).expect("a timer");
     let receiver = device.receiver();
@@ -296,7 +306,7 @@ pub(crate) fn control(octets: &[u8]) {
     let Some((choice, described)) = octets.split_first() else {
         return;
     };
-    let ram = memory::allocate(MEMORY).expect("1 MiB");
+    let ram = clean_memory();
     describe(&ram, 0, described);
     net::fuzzing::control(&ram, *choice);
 }
