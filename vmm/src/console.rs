@@ -362,7 +362,8 @@ mod tests {
         drop(read);
         output.wait_for_room(|| false);
         output.drain(Duration::from_secs(10));
-        assert!(output.lost() > (CAPACITY - PIECE) as u64 && output.write_all(&line).is_err());
+        // The pipe holds a piece.
+        assert!(output.lost() >= (CAPACITY - PIECE) as u64 && output.write_all(&line).is_err());
     }
 
     #[test]

@@ -3,21 +3,24 @@
 
 use std::hint::black_box;
 use std::io;
-use std::thread::Builder;
+use std::num::NonZero;
+use std::thread::{Builder, available_parallelism};
 
 /// Below the size that the allocator would map on its own.
 const BLOCK: usize = 100 << 10;
 /// What a heap may keep at its end; more goes back to the system.
 const KEPT: i32 = 128 << 10;
-/// Heaps that all threads share: they allocate seldom.
-const HEAPS: i32 = 2;
 /// Together well above that.
 const BLOCKS: usize = 8;
 
-/// The GNU C library looks at `/proc/sys/vm/overcommit_memory` when the heap of a thread beside the first becomes smaller for the
-/// first time, and at the number of processors when the ninth thread allocates, unless the number of heaps has a bound.
+/// Heaps for each CPU, beyond which threads share them: what the library would choose by itself.
+const HEAPS: usize = 8;
+
+/// The GNU C library looks at the number of CPUs when more than a few threads have heaps of their own, and at
+/// `/proc/sys/vm/overcommit_memory` when such a heap becomes smaller: each the first time.
 pub(super) fn allocator() -> io::Result<()> {
-    set_bounds();
+    #[cfg(target_env = "gnu")]
+    set_limits();
     let shrink = || {
         let blocks: Vec<Vec<u8>> = (0..BLOCKS).map(|_| Vec::with_capacity(BLOCK)).collect();
         drop(black_box(blocks));
@@ -28,12 +31,14 @@ pub(super) fn allocator() -> io::Result<()> {
     Ok(())
 }
 
-/// Without the first the allocator would keep more after large blocks were freed, and then not shrink here.
-fn set_bounds() {
-    #[cfg(target_env = "gnu")]
+/// A limit that is set is not asked for. A heap would keep more after large blocks were freed, and then not shrink here.
+#[cfg(target_env = "gnu")]
+fn set_limits() {
+    let cpus = available_parallelism().map_or(1, NonZero::get);
+    let heaps = i32::try_from(HEAPS * cpus).unwrap_or(i32::MAX);
     // SAFETY: the calls take integers; the allocator may be used meanwhile.
     unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, heaps);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
-        libc::mallopt(libc::M_ARENA_MAX, HEAPS);
     }
 }

@@ -42,7 +42,7 @@ fn confined(test: &str, path: &Path) {
 
 /// Everything that a guest can ask of a disk.
 fn use_up(path: &Path) {
-    let disk = Disk::open(&config(path)).expect("a usable image");
+    let disk = opened(&config(path));
     let nothing = Sandbox {
         reboot: false,
         removes_from: Vec::new(),

@@ -77,14 +77,14 @@ fn a_writable_disk_is_of_one_machine_and_a_read_only_one_of_many() {
             ..config(&path)
         },
     );
-    let first = Disk::open(&writable).expect("nobody uses it");
+    let first = opened(&writable);
     assert!(refusal(&writable).contains("in use by another process"));
     assert!(refusal(&read_only).contains("end that one, which writes to it"));
     drop(first);
-    let readers = [(); 3].map(|()| Disk::open(&read_only).expect("only read"));
+    let readers = [(); 3].map(|()| opened(&read_only));
     assert!(refusal(&writable).contains("give both the disk read-only"));
     drop(readers);
-    assert!(Disk::open(&writable).is_ok());
+    drop(opened(&writable));
 }
 
 /// QEMU's own tool, or a word that it is missing.
@@ -103,7 +103,7 @@ fn locks_and_those_of_qemu_keep_each_other_out() {
     };
     let directory = TempDir::new().expect("a directory");
     let path = image(&directory, 4);
-    let writable = Disk::open(&config(&path)).expect("nobody uses it");
+    let writable = opened(&config(&path));
     let output = command
         .args(["-f", "raw", "-c", "read 0 512"])
         .arg(&path)
@@ -145,7 +145,7 @@ fn the_thread_begins_with_its_prologue() {
         let name = std::thread::current().name().map(str::to_owned);
         told.send(name).expect("heard");
     };
-    let disk = Disk::open(&config(&image(&directory, 1))).expect("usable");
+    let disk = opened(&config(&image(&directory, 1)));
     disk.begin(prologue).expect("a thread");
     disk.begin(|| unreachable!("it has begun"))
         .expect("nothing to do");

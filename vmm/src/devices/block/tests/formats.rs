@@ -29,10 +29,17 @@ pub(super) const VARIANTS: [Variant; 7] = [
 
 /// Runs QEMU's tool; `None` when it is not installed.
 fn qemu_img(test: &str, args: &[&str]) -> Option<bool> {
-    let output = Command::new("qemu-img").args(args).output();
-    let Ok(output) = output else {
-        println!("SKIPPED {test}: qemu-img is not installed");
-        return None;
+    let end = Instant::now() + Duration::from_secs(10);
+    let output = loop {
+        let Ok(output) = Command::new("qemu-img").args(args).output() else {
+            println!("SKIPPED {test}: qemu-img is not installed");
+            return None;
+        };
+        // As in `opened`.
+        let is_locked = String::from_utf8_lossy(&output.stderr).contains("lock");
+        if !is_locked || Instant::now() >= end {
+            break output;
+        }
     };
     if !output.status.success() {
         println!("{args:?}: {}", String::from_utf8_lossy(&output.stderr));
