@@ -142,6 +142,8 @@ fn run_in_laboratory(files: &Files) -> Result<(bool, Vec<u8>, Vec<u8>), Without>
     };
     let mut laboratory = Lab::new(files.kernel.clone());
     laboratory.memory = 2560;
+    // One guest after the other, each of one processor: a second CPU would only wait.
+    laboratory.smp = 1;
     laboratory.limit = LIMIT;
     laboratory.adds = vec![
         add(&support::laboratory::program(), "/bin/enlight"),
@@ -153,15 +155,10 @@ fn run_in_laboratory(files: &Files) -> Result<(bool, Vec<u8>, Vec<u8>), Without>
     let words = [
         "sh", "-c", SCRIPT, "disk.sh", "enlight", "/image", "/dev/vda", "/dev/vdb", "/tmp",
     ];
-    let (mut output, mut errors) = (Vec::new(), Vec::new());
-    match laboratory.run(&words, &mut output, &mut errors) {
-        Ok(status) => Ok((status == 0, output, errors)),
+    match support::laboratory::run(&laboratory, &words) {
+        Ok(ran) => Ok((ran.status == 0, ran.output, ran.errors)),
         Err(error @ LabError::NoProgram { .. }) => Err(Without::Missing(error.to_string())),
-        Err(error) => Err(Without::Failed(format!(
-            "{error}\n{}\n{}",
-            String::from_utf8_lossy(&output),
-            String::from_utf8_lossy(&errors)
-        ))),
+        Err(error) => Err(Without::Failed(error.to_string())),
     }
 }
 

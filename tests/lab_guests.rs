@@ -9,14 +9,21 @@ use std::time::Duration;
 use serde_json::Value;
 use support::guest::addresses;
 use support::image::{Image, image, image_in};
-use support::laboratory::{is_inside, with_linux_guests};
+use support::laboratory::{Room, is_inside, with_linux_guests};
 use support::linux::{Boot, LinuxVm};
 use support::tcp::{iperf, nothing_lost_or_overtaken};
 use support::vm::Site;
 use support::{host, skip};
 
-/// Memory of a laboratory in MiB.
-const LABORATORY: u32 = 3072;
+/// A laboratory for guests of several processors, and one for others.
+const SIDE_BY_SIDE: Room = Room {
+    cpus: 2,
+    memory: 3072,
+};
+const IN_TURN: Room = Room {
+    cpus: 1,
+    memory: 3584,
+};
 /// What a machine may cost beyond its guest's memory, in KiB: the program as it is delivered, and as it is debugged.
 const MOST_BEYOND_GUEST: [u64; 2] = [6 << 10, 12 << 10];
 /// How long a guest has to end.
@@ -29,7 +36,7 @@ fn image_or_skip(test: &str, image: Result<Image, String>) -> Option<Image> {
 /// Runs `body` with a guest's image where Linux guests run.
 fn with_image(test: &str, body: impl FnOnce(&Image)) {
     if let Some(image) = image_or_skip(test, image()) {
-        with_linux_guests(test, &[&image.kernel, &image.initramfs], LABORATORY, || {
+        with_linux_guests(test, &[&image.kernel, &image.initramfs], SIDE_BY_SIDE, || {
             body(&image);
         });
     }
@@ -194,7 +201,7 @@ fn debians_kernels_boot_packed_and_unpacked() {
         .flat_map(|(image, vmlinux)| [&image.kernel, &image.initramfs, vmlinux])
         .map(PathBuf::as_path)
         .collect();
-    with_linux_guests(test, &files, LABORATORY + 512, || {
+    with_linux_guests(test, &files, IN_TURN, || {
         let site = Site::new();
         for (image, vmlinux) in &boots {
             let packed = Told {
@@ -300,7 +307,7 @@ fn disks_hold_what_was_flushed_when_the_machine_is_killed() {
     };
     let files = [&image.kernel, &image.initramfs].into_iter().chain(&disks);
     let files: Vec<&Path> = files.map(PathBuf::as_path).collect();
-    with_linux_guests(test, &files, LABORATORY, || {
+    with_linux_guests(test, &files, IN_TURN, || {
         let site = Site::new();
         let words = disks.each_ref().map(|disk| disk.to_str().expect("a path"));
         let words: Vec<&str> = words

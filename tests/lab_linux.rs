@@ -59,12 +59,11 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
     };
     laboratory.adds = vec![program, image];
     let script = script("enlight", "--kernel /vmlinuz", runs);
-    let (mut output, mut errors) = (Vec::new(), Vec::new());
-    match laboratory.run(&["sh", "-c", &script], &mut output, &mut errors) {
-        Ok(status) => Some(Outcome {
-            success: status == 0,
-            output,
-            errors: String::from_utf8_lossy(&errors).into_owned(),
+    match support::laboratory::run(&laboratory, &["sh", "-c", &script]) {
+        Ok(ran) => Some(Outcome {
+            success: ran.status == 0,
+            output: ran.output,
+            errors: String::from_utf8_lossy(&ran.errors).into_owned(),
         }),
         Err(error @ kvm_lab::LabError::NoProgram { .. }) => {
             support::skip(test, &error.to_string());

@@ -72,6 +72,9 @@ pub enum LabError {
         /// The console's last lines.
         console: String,
     },
+    /// The laboratory's own kernel broke: software CPUs are not perfect.
+    #[error("the laboratory's kernel broke, so what ran there tells nothing; run it again: {0}")]
+    Broken(String),
     /// The laboratory ended, and the command did not.
     #[error("the laboratory ended before its command did; {said}its console ended in:\n{console}")]
     Ended {

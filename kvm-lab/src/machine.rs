@@ -120,7 +120,10 @@ fn command(lab: &Lab, qemu: &Path, name: &str) -> Command {
         .arg("-kernel")
         .arg(&lab.kernel.image)
         .args(["-initrd", "/dev/stdin"])
-        .args(["-append", "console=ttyS0 panic=-1 mitigations=off"])
+        .args([
+            "-append",
+            "console=ttyS0 panic=-1 mitigations=off sysctl.kernel.hung_task_timeout_secs=60",
+        ])
         .args(["-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]);
     for stream in STREAMS {
         command.args([

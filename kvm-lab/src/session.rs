@@ -26,6 +26,14 @@ struct Piece {
     octets: Vec<u8>,
 }
 
+/// What a kernel prints when it cannot go on as it should: a stack that ran over, and a task or processor that stands still.
+const BROKEN: [&str; 4] = [
+    "Kernel panic",
+    "stack guard page was hit",
+    "blocked for more than",
+    "soft lockup",
+];
+
 /// What the laboratory writes behind everything that the command wrote.
 const MARK: &[u8] = b"\0\0end of stream\0";
 
@@ -48,6 +56,9 @@ pub(crate) fn follow(
                     .map_err(LabError::system("passing the command's output on"))?;
                 if session.begun && !had_begun {
                     deadline = Instant::now() + limit;
+                }
+                if let Some(line) = session.broken.take() {
+                    return Err(LabError::Broken(line));
                 }
                 if let Some(status) = session.status() {
                     return Ok(status);
@@ -84,6 +95,8 @@ fn read_all(machine: &Machine) -> Result<Receiver<Piece>, LabError> {
 struct Session {
     begun: bool,
     status: Option<u8>,
+    /// The line by which the laboratory's kernel said that it is broken.
+    broken: Option<String>,
     passed: [Stream; 2],
     control: Lines,
     console: Lines,
@@ -101,7 +114,11 @@ impl Session {
                 }
             }
             _ => {
-                self.console.take(&piece.octets);
+                for line in self.console.take(&piece.octets) {
+                    if BROKEN.iter().any(|sign| line.contains(sign)) {
+                        self.broken.get_or_insert(line);
+                    }
+                }
             }
         }
         Ok(())
@@ -240,6 +257,18 @@ mod tests {
         all.push((0, b" of stream\0"));
         let (session, same, _) = session(&all);
         assert_eq!((session.status(), same), (Some(3), output));
+    }
+
+    #[test]
+    fn a_kernel_that_broke_is_told_from_a_command_that_failed() {
+        let (sound, _, _) = session(&[
+            (3, b"[1.0] kvm: Nested Virtualization enabled\n"),
+            (2, b"status 1\n"),
+        ]);
+        assert_eq!(sound.broken, None);
+        let line = "[ 77.4] BUG: TASK stack guard page was hit at 0";
+        let (broken, _, _) = session(&[(3, format!("{line}\nmore\n").as_bytes()), (2, b"status 1\n")]);
+        assert_eq!(broken.broken.as_deref(), Some(line));
     }
 
     #[test]

@@ -25,8 +25,8 @@ use super::worker::{self, Job, Outcome, Question};
 
 /// Clients at a time.
 const MAX_CLIENTS: usize = 32;
-/// Questions that may wait for the machine.
-const MAX_QUESTIONS: usize = 16;
+/// Questions that may wait for the machine: each client has one, and the server itself.
+const MAX_QUESTIONS: usize = MAX_CLIENTS + 1;
 /// Clients that may wait for the machine's end; one more sends the first of them away.
 const MAX_WAITING: usize = 8;
 /// Clients taken in before the others have their turn.

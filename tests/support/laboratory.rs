@@ -2,6 +2,7 @@
 //!
 //! A test binary that needs the laboratory starts itself there, with the same test, and the same files at the same paths.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -18,8 +19,17 @@ const RELEASE: &str = "ENLIGHT_TEST_RELEASE";
 /// Two software CPUs are as many as a small machine has room for: the tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Runs `body` where Linux guests run; `files` are those of this machine's that it uses, `memory` is the laboratory's in MiB.
-pub fn with_linux_guests(test: &str, files: &[&Path], memory: u32, body: impl FnOnce()) {
+/// What a laboratory has.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Processors; one is steadier where nothing runs side by side.
+    pub cpus: u8,
+    /// Memory in MiB.
+    pub memory: u32,
+}
+
+/// Runs `body` where Linux guests run; `files` are those of this machine's that it uses.
+pub fn with_linux_guests(test: &str, files: &[&Path], room: Room, body: impl FnOnce()) {
     if is_inside() || has_complete_kvm() {
         return body();
     }
@@ -32,7 +42,8 @@ pub fn with_linux_guests(test: &str, files: &[&Path], memory: u32, body: impl Fn
     let program = program();
     let files = files.iter().copied().chain([own.as_path(), &program]);
     let lab = Lab {
-        memory,
+        smp: room.cpus,
+        memory: room.memory,
         adds: files.map(Add::same_path).collect(),
         variables: variables(&program),
         ..Lab::new(kernel)
@@ -43,17 +54,8 @@ pub fn with_linux_guests(test: &str, files: &[&Path], memory: u32, body: impl Fn
         test.as_ref(),
         "--nocapture".as_ref(),
     ];
-    let (mut output, mut errors) = (Vec::new(), Vec::new());
-    let outcome = lab.run(&command, &mut output, &mut errors);
-    let text = String::from_utf8_lossy(&output).into_owned();
-    print!("{text}");
-    // Not through standard error, which a test that passes has to itself.
-    let _ = std::io::stdout().write_all(&errors);
-    match outcome {
-        Ok(status) => assert!(
-            status == 0 && text.contains("test result: ok. 1 passed") && !text.contains("SKIPPED"),
-            "{test} did not pass in the laboratory, status {status}; see above"
-        ),
+    match run(&lab, &command) {
+        Ok(ran) => ran.assert_passed(test),
         Err(error @ LabError::NoProgram { .. }) => skip(test, &error.to_string()),
         Err(error) => panic!("the laboratory: {error}"),
     }
@@ -67,6 +69,54 @@ pub fn program() -> PathBuf {
 /// Whether this process runs in the laboratory.
 pub fn is_inside() -> bool {
     std::env::var_os(INSIDE).is_some()
+}
+
+/// What a command in a laboratory did.
+pub struct Ran {
+    /// Its exit status.
+    pub status: u8,
+    /// Its standard output.
+    pub output: Vec<u8>,
+    /// Its standard error.
+    pub errors: Vec<u8>,
+}
+
+impl Ran {
+    fn assert_passed(&self, test: &str) {
+        let text = String::from_utf8_lossy(&self.output);
+        print!("{text}");
+        // Not through standard error, which a test that passes has to itself.
+        let _ = std::io::stdout().write_all(&self.errors);
+        let passed = text.contains("test result: ok. 1 passed") && !text.contains("SKIPPED");
+        assert!(
+            self.status == 0 && passed,
+            "{test} did not pass in the laboratory, status {}; see above",
+            self.status
+        );
+    }
+}
+
+/// How often a laboratory is tried whose kernel breaks.
+const TRIES: u32 = 3;
+
+/// Runs a command in a laboratory, and again when its kernel breaks: that is the doing of QEMU's software CPU, and says nothing
+/// of what is tested.
+pub fn run(lab: &Lab, command: &[impl AsRef<OsStr>]) -> Result<Ran, LabError> {
+    let mut attempt = 1;
+    loop {
+        let (mut output, mut errors) = (Vec::new(), Vec::new());
+        match lab.run(command, &mut output, &mut errors) {
+            Err(error @ LabError::Broken(_)) if attempt < TRIES => println!("attempt {attempt}: {error}"),
+            outcome => {
+                return outcome.map(|status| Ran {
+                    status,
+                    output,
+                    errors,
+                });
+            }
+        }
+        attempt += 1;
+    }
 }
 
 /// What the test finds in its environment there, as here.
