@@ -49,7 +49,8 @@ pub use report::{
     VmReport, VmState,
 };
 pub use sandbox::{
-    EXIT_STATUS as SANDBOX_EXIT_STATUS, Inherited, SandboxError, SandboxReport, Thread, enter,
+    EXIT_STATUS as SANDBOX_EXIT_STATUS, Inherited, SandboxError, SandboxReport, Thread,
+    enter as enter_sandbox,
 };
 pub use stop::{StopHandle, StopReason};
 pub use vcpu::{VcpuError, VcpuInfo};

@@ -72,7 +72,7 @@ pub struct Vm {
 impl Vm {
     /// Makes a machine that is ready to run: memory, kernel, processors, devices, and a conversation with the switch
     /// of each interface. With [`VmConfig::sandbox`], the process has given up its privileges when this returns; threads
-    /// give up what is left with [`crate::enter`], the one that calls [`Vm::run`] in there.
+    /// give up what is left with [`crate::enter_sandbox`], the one that calls [`Vm::run`] in there.
     pub fn new(config: VmConfig, console: Console) -> Result<Self, VmError> {
         let watch = Stopwatch::start();
         check::check(&config)?;

@@ -341,5 +341,10 @@ mod tests {
             1,
             "other versions are understood as far as possible"
         );
+        assert_eq!(newer.machine.report.sandbox, vmm::SandboxReport::default());
+        let newer: Info =
+            serde_json::from_str("{\"name\": \"a\", \"sandbox\": {\"landlock\": 9, \"novelty\": 1}}")
+                .unwrap();
+        assert_eq!(newer.machine.report.sandbox.landlock, Some(9));
     }
 }

@@ -46,7 +46,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         .stop_on_signals()
         .context("watching for signals")?;
     let server = socket
-        .map(|socket| Server::start(socket, vm.handle(), vmm::enter))
+        .map(|socket| Server::start(socket, vm.handle(), vmm::enter_sandbox))
         .transpose()
         .context("serving the control socket")?;
     let ended = vm.run();

@@ -3,18 +3,12 @@
 
 use std::hint::black_box;
 use std::io;
-use std::num::NonZero;
-use std::thread::{Builder, available_parallelism};
+use std::thread::Builder;
 
 /// Below the size that the allocator would map on its own.
 const BLOCK: usize = 100 << 10;
-/// What a heap may keep at its end; more goes back to the system.
-const KEPT: i32 = 128 << 10;
-/// Together well above that.
+/// Together well above what a heap keeps at its end.
 const BLOCKS: usize = 8;
-
-/// Heaps for each CPU, beyond which threads share them: what the library would choose by itself.
-const HEAPS: usize = 8;
 
 /// The GNU C library looks at the number of CPUs when more than a few threads have heaps of their own, and at
 /// `/proc/sys/vm/overcommit_memory` when such a heap becomes smaller: each the first time.
@@ -34,7 +28,10 @@ pub(super) fn allocator() -> io::Result<()> {
 /// A limit that is set is not asked for. A heap would keep more after large blocks were freed, and then not shrink here.
 #[cfg(target_env = "gnu")]
 fn set_limits() {
-    let cpus = available_parallelism().map_or(1, NonZero::get);
+    /// Heaps for each CPU, beyond which threads share them, and octets that a heap keeps at its end: the library's own.
+    const HEAPS: usize = 8;
+    const KEPT: libc::c_int = 128 << 10;
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let heaps = i32::try_from(HEAPS * cpus).unwrap_or(i32::MAX);
     // SAFETY: the calls take integers; the allocator may be used meanwhile.
     unsafe {

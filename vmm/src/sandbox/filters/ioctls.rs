@@ -63,7 +63,6 @@ pub(super) const VCPU: &[u32] = &[
     KVM_IRQ_LINE,
     KVM_GET_REGS,
     KVM_KVMCLOCK_CTRL,
-    FIONBIO,
 ];
 
 /// The power button's line; interrupts and doorbells of devices that end; the counters of a processor that begins.
