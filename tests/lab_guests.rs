@@ -11,7 +11,8 @@ use support::guest::addresses;
 use support::image::{Image, image, image_in};
 use support::laboratory::{Room, is_inside, with_linux_guests};
 use support::linux::{Boot, LinuxVm};
-use support::tcp::{iperf, nothing_lost_or_overtaken};
+use support::shell::PATIENCE;
+use support::tcp::{iperf, nothing_lost_or_overtaken, offloads_are_on};
 use support::vm::Site;
 use support::{host, skip};
 
@@ -27,7 +28,7 @@ const IN_TURN: Room = Room {
 /// What a machine may cost beyond its guest's memory, in KiB: the program as it is delivered, and as it is debugged.
 const MOST_BEYOND_GUEST: [u64; 2] = [6 << 10, 12 << 10];
 /// How long a guest has to end.
-const END: Duration = Duration::from_mins(1);
+const END: Duration = PATIENCE;
 
 fn image_or_skip(test: &str, image: Result<Image, String>) -> Option<Image> {
     image.map_err(|reason| skip(test, &reason)).ok()
@@ -103,15 +104,7 @@ fn two_debian_guests_exchange_tcp_at_full_offload() {
 
 fn has_all_it_should(vm: &mut LinuxVm) {
     assert_eq!(vm.run("grep -c ^processor /proc/cpuinfo").trim(), "2");
-    let features = vm.run("ethtool -k eth0");
-    for feature in [
-        "tcp-segmentation-offload: on",
-        "tx-checksumming: on",
-        "rx-checksumming: on",
-        "scatter-gather: on",
-    ] {
-        assert!(features.contains(feature), "{feature} is missing:\n{features}");
-    }
+    offloads_are_on(vm);
     let channels = vm.run("ethtool -l eth0");
     assert_eq!(channels.matches("Combined:\t2").count(), 2, "{channels}");
 }

@@ -10,7 +10,7 @@ use support::daemon::Daemon;
 use support::guest::{Guest, Nic};
 use support::image::{Image, image};
 use support::machine::{Machine, wait_for, without_devices};
-use support::tcp::{iperf, nothing_lost_or_overtaken};
+use support::tcp::{iperf, nothing_lost_or_overtaken, offloads_are_on};
 use support::{host, program, skip};
 
 /// What QEMU is told to take every offload away from a guest.
@@ -57,15 +57,7 @@ fn debian_guests_exchange_tcp_at_full_offload() {
     a.run("ping -c 3 -i 0.2 192.0.2.2");
     b.run("ping -6 -c 3 -i 0.2 2001:db8::1");
     for side in [&mut a, &mut b] {
-        let features = side.run("ethtool -k eth0");
-        for feature in [
-            "tcp-segmentation-offload: on",
-            "tx-checksumming: on",
-            "rx-checksumming: on",
-            "scatter-gather: on",
-        ] {
-            assert!(features.contains(feature), "{feature} is missing:\n{features}");
-        }
+        offloads_are_on(side);
     }
     for (to, more) in [
         ("192.0.2.2", "-t 2"),

@@ -5,8 +5,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// How long a guest has to boot, on a busy machine with a software CPU.
-const BOOT: Duration = Duration::from_mins(2);
+/// How long a guest has to boot or to carry out a command, on a busy machine with a software CPU: longer than a laboratory takes
+/// to notice that its kernel is stuck.
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 /// A guest's process whose standard input and output are its serial line. Dropping it kills it.
 pub struct Shell {
@@ -39,12 +40,12 @@ impl Shell {
 
     /// Waits for the guest's shell.
     pub fn wait_ready(&mut self) {
-        self.finish("boot", BOOT);
+        self.finish("boot", PATIENCE);
     }
 
     /// Runs a shell command in the guest; panics when it fails.
     pub fn run(&mut self, command: &str) -> String {
-        let (status, output) = self.try_run(command, Duration::from_mins(1));
+        let (status, output) = self.try_run(command, PATIENCE);
         assert_eq!(status, "0", "{}: `{command}` failed:\n{output}", self.name);
         output
     }

@@ -1,21 +1,32 @@
 //! TCP between two Linux guests: traffic, and what their kernels count of it.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
-use super::shell::Shell;
+use super::shell::{PATIENCE, Shell};
 
 /// Runs iperf3 from `client` to `server` and gives its report.
 pub fn iperf(client: &mut Shell, server: &mut Shell, to: &str, options: &str) -> Value {
     server.run("iperf3 -s -1 -D; sleep 1");
     let command = format!("iperf3 -c {to} -J {options}");
-    let (status, output) = client.try_run(&command, Duration::from_mins(1));
+    let (status, output) = client.try_run(&command, PATIENCE);
     let report = output.find('{').map_or("", |at| &output[at..]);
     let report: Value =
         serde_json::from_str(report).unwrap_or_else(|error| panic!("{command}: {error}\n{output}"));
     assert_eq!(status, "0", "{command}: {output}");
     report
+}
+
+/// Everything that a NIC can take off a guest's hands is switched on in it.
+pub fn offloads_are_on(guest: &mut Shell) {
+    let features = guest.run("ethtool -k eth0");
+    for feature in [
+        "tcp-segmentation-offload: on",
+        "tx-checksumming: on",
+        "rx-checksumming: on",
+        "scatter-gather: on",
+    ] {
+        assert!(features.contains(feature), "{feature} is missing:\n{features}");
+    }
 }
 
 /// One counter of a guest's TCP, from `/proc/net/snmp` or `/proc/net/netstat`.
