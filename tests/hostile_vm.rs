@@ -14,8 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use support::disk::qcow2;
 use support::scene::Scene;
-use support::skip;
-use support::vm::{Vm, no_kvm, text};
+use support::vm::{Vm, text, without_kvm};
 
 /// Octets of each disk.
 const DISK: u64 = 1 << 20;
@@ -38,8 +37,7 @@ struct Site {
 
 impl Site {
     fn new(test: &str) -> Option<Self> {
-        if let Some(reason) = no_kvm() {
-            skip(test, &reason);
+        if without_kvm(test) {
             return None;
         }
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);

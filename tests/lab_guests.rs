@@ -10,10 +10,10 @@ use serde_json::Value;
 use support::guest::addresses;
 use support::image::{Image, image, image_in};
 use support::laboratory::{Room, is_inside, with_linux_guests};
-use support::linux::{Boot, LinuxVm};
-use support::shell::PATIENCE;
+use support::linux::{Boot, boot};
+use support::shell::{PATIENCE, Shell};
 use support::tcp::{iperf, nothing_lost_or_overtaken, offloads_are_on};
-use support::vm::Site;
+use support::vm::{Site, phases_follow_each_other};
 use support::{host, skip};
 
 /// A laboratory for guests of several processors, and one for others.
@@ -53,14 +53,14 @@ impl<'a> From<&'a Image> for Boot<'a> {
 }
 
 /// A guest of two processors and two queue pairs with address 192.0.2.`host` on a port of its own.
-fn on_the_switch(site: &Site, image: &Image, name: &str, host: u8) -> LinuxVm {
+fn on_the_switch(site: &Site, image: &Image, name: &str, host: u8) -> Shell {
     let socket = site.daemon.path(&format!("{name}.sock"));
     let socket = socket.to_str().expect("a path");
     site.daemon
         .cli(&["port", "add", name, "--vhost-user", socket, "--queues", "2"]);
     let nic = format!("port={name},queues=2");
     let more = ["--vcpus", "2", "--memory", "192M", "--nic", &nic];
-    let mut vm = LinuxVm::boot(site, name, image.into(), &more);
+    let mut vm = boot(site, name, image.into(), &more);
     vm.wait_ready();
     vm.run(&addresses(host));
     vm
@@ -102,7 +102,7 @@ fn two_debian_guests_exchange_tcp_at_full_offload() {
     });
 }
 
-fn has_all_it_should(vm: &mut LinuxVm) {
+fn has_all_it_should(vm: &mut Shell) {
     assert_eq!(vm.run("grep -c ^processor /proc/cpuinfo").trim(), "2");
     offloads_are_on(vm);
     let channels = vm.run("ethtool -l eth0");
@@ -137,8 +137,8 @@ struct Told {
 
 /// Boots a kernel to its init and off again, and looks at what the process says of that.
 fn boots_and_ends(site: &Site, kernel: &Path, initramfs: &Path, told: &Told) {
-    let boot = Boot { kernel, initramfs };
-    let mut vm = LinuxVm::boot(site, "k", boot, &["--memory", "192M", "--json", "--no-reboot"]);
+    let files = Boot { kernel, initramfs };
+    let mut vm = boot(site, "k", files, &["--memory", "192M", "--json", "--no-reboot"]);
     vm.wait_ready();
     println!("{}: {}", kernel.display(), vm.run("uname -rv"));
     let commands = vm.run("dmesg | grep -i -e 'call trace' -e 'firmware bug' -e 'acpi.*error' || true");
@@ -147,20 +147,7 @@ fn boots_and_ends(site: &Site, kernel: &Path, initramfs: &Path, told: &Told) {
     assert_eq!(info["kernel"]["format"], told.format);
     assert_eq!(info["kernel"]["payload"].is_string(), told.compressed, "{info}");
     assert_eq!(info["kernel"]["protocol"], "pvh");
-    let phases = [
-        "memory_us",
-        "kernel_us",
-        "kvm_us",
-        "devices_us",
-        "vcpus_us",
-        "started_us",
-        "init_us",
-    ];
-    let times: Vec<u64> = phases
-        .iter()
-        .map(|phase| info["boot"][phase].as_u64().expect(phase))
-        .collect();
-    assert!(times.is_sorted(), "{times:?}");
+    phases_follow_each_other(&info, "init_us");
     println!("{}: {}", kernel.display(), info["boot"]);
     vm.send("poweroff -f");
     let (status, output) = vm.ends(END);
@@ -216,7 +203,7 @@ fn debians_kernels_boot_packed_and_unpacked() {
 fn a_guest_of_eight_processors_lives_as_it_should() {
     with_image("a_guest_of_eight_processors_lives_as_it_should", |image| {
         let site = Site::new();
-        let mut vm = LinuxVm::boot(
+        let mut vm = boot(
             &site,
             "eight",
             image.into(),
@@ -308,12 +295,12 @@ fn disks_hold_what_was_flushed_when_the_machine_is_killed() {
             .flat_map(|disk| ["--disk", disk])
             .chain(["--memory", "192M"])
             .collect();
-        let boot = |name: &str| {
-            let mut vm = LinuxVm::boot(&site, name, (&image).into(), &words);
+        let start = |name: &str| {
+            let mut vm = boot(&site, name, (&image).into(), &words);
             vm.wait_ready();
             vm
         };
-        let mut vm = boot("first");
+        let mut vm = start("first");
         assert_eq!(site.info("first")["sandbox"]["seccomp"], true);
         let sums = fill(&mut vm);
         let refused = site.refused(&[&["run", "--micro-guest"], &words[..2]].concat());
@@ -322,7 +309,7 @@ fn disks_hold_what_was_flushed_when_the_machine_is_killed() {
         vm.child().wait().expect("gone");
         drop(vm);
 
-        let mut vm = boot("second");
+        let mut vm = start("second");
         assert_eq!(sums, read_back(&mut vm));
         for disk in site.info("second")["disks"].as_array().expect("disks") {
             assert_eq!(
@@ -337,7 +324,7 @@ fn disks_hold_what_was_flushed_when_the_machine_is_killed() {
 }
 
 /// Writes a file to the first disk's file system and data to the others; the sums of all.
-fn fill(vm: &mut LinuxVm) -> String {
+fn fill(vm: &mut Shell) -> String {
     vm.run("mkdir /mnt && mount -t ext4 /dev/vda /mnt && dd if=/dev/urandom of=/mnt/data bs=64k count=64 && sync");
     for disk in ["vdb", "vdc"] {
         vm.run(&format!(
@@ -354,7 +341,7 @@ fn fill(vm: &mut LinuxVm) -> String {
     vm.run("sha256sum /mnt/data && dd if=/dev/vdb bs=1M | sha256sum && dd if=/dev/vdc bs=1M | sha256sum")
 }
 
-fn read_back(vm: &mut LinuxVm) -> String {
+fn read_back(vm: &mut Shell) -> String {
     vm.run("mkdir /mnt && mount -t ext4 /dev/vda /mnt");
     vm.run("sha256sum /mnt/data && dd if=/dev/vdb bs=1M | sha256sum && dd if=/dev/vdc bs=1M | sha256sum")
 }

@@ -10,19 +10,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use support::vm::{Site, Vm, no_kvm, text};
+use support::vm::{Site, Vm, text};
 use support::{obedient, skip};
-
-/// A site, unless this machine cannot run guests.
-fn site(test: &str) -> Option<Site> {
-    match no_kvm() {
-        Some(reason) => {
-            skip(test, &reason);
-            None
-        }
-        None => Some(Site::new()),
-    }
-}
 
 /// A machine with two processors, an interface and a disk.
 fn machine(site: &Site, name: &str, more: &[&str]) -> Vm {
@@ -65,7 +54,7 @@ const NAMES: [&str; 7] = [
 
 #[test]
 fn every_thread_of_a_machine_is_confined() {
-    let Some(site) = site("every_thread_of_a_machine_is_confined") else {
+    let Some(site) = Site::with_kvm("every_thread_of_a_machine_is_confined") else {
         return;
     };
     let vm = machine(&site, "web", &[]);
@@ -101,7 +90,7 @@ fn every_thread_of_a_machine_is_confined() {
 
 #[test]
 fn without_its_sandbox_a_machine_keeps_what_its_user_has() {
-    let Some(site) = site("without_its_sandbox_a_machine_keeps_what_its_user_has") else {
+    let Some(site) = Site::with_kvm("without_its_sandbox_a_machine_keeps_what_its_user_has") else {
         return;
     };
     let vm = machine(&site, "web", &["--no-sandbox"]);
@@ -119,7 +108,7 @@ fn without_its_sandbox_a_machine_keeps_what_its_user_has() {
 
 #[test]
 fn a_switch_that_comes_back_is_found_from_inside() {
-    let Some(mut site) = site("a_switch_that_comes_back_is_found_from_inside") else {
+    let Some(mut site) = Site::with_kvm("a_switch_that_comes_back_is_found_from_inside") else {
         return;
     };
     let mut machines = [
@@ -144,7 +133,7 @@ fn a_switch_that_comes_back_is_found_from_inside() {
 
 #[test]
 fn a_guest_that_resets_starts_again_from_inside() {
-    let Some(site) = site("a_guest_that_resets_starts_again_from_inside") else {
+    let Some(site) = Site::with_kvm("a_guest_that_resets_starts_again_from_inside") else {
         return;
     };
     let path = |name: &str| site.daemon.path(name);
@@ -197,7 +186,7 @@ fn until(vm: &Vm, happens: impl Fn() -> bool) {
 
 #[test]
 fn what_was_inherited_by_accident_is_closed() {
-    let Some(site) = site("what_was_inherited_by_accident_is_closed") else {
+    let Some(site) = Site::with_kvm("what_was_inherited_by_accident_is_closed") else {
         return;
     };
     let secret = site.daemon.path("secret");

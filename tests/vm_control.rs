@@ -9,19 +9,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::skip;
-use support::vm::{Site, Vm, no_kvm, text};
-
-/// A site, unless this machine cannot run guests.
-fn site(test: &str) -> Option<Site> {
-    match no_kvm() {
-        Some(reason) => {
-            skip(test, &reason);
-            None
-        }
-        None => Some(Site::new()),
-    }
-}
+use support::vm::{Site, Vm, phases_follow_each_other, text};
 
 fn pair(site: &Site) -> (Vm, Vm) {
     let server = site.boot("server", "role=server ip=192.0.2.2/24 workload=rr", &[]);
@@ -55,7 +43,7 @@ fn sum(info: &Value, key: &str) -> u64 {
 
 #[test]
 fn machines_are_listed_and_explained() {
-    let Some(site) = site("machines_are_listed_and_explained") else {
+    let Some(site) = Site::with_kvm("machines_are_listed_and_explained") else {
         return;
     };
     assert_eq!(site.json(&["list"]), json!([]));
@@ -116,27 +104,13 @@ fn accounts_are_plausible(info: &Value) {
             .is_some_and(|kib| (100..16384).contains(&kib)),
         "{memory}"
     );
-    let boot = &info["boot"];
-    let order = [
-        "memory_us",
-        "kernel_us",
-        "kvm_us",
-        "devices_us",
-        "vcpus_us",
-        "started_us",
-        "first_output_us",
-    ];
-    let times: Vec<u64> = order
-        .iter()
-        .map(|phase| boot[phase].as_u64().expect("a time"))
-        .collect();
-    assert!(times.is_sorted(), "{boot}");
+    phases_follow_each_other(info, "first_output_us");
     assert_eq!(info["nics"].as_array().map(Vec::len), Some(1));
 }
 
 #[test]
 fn a_paused_machine_stands_still_and_its_connections_survive() {
-    let Some(site) = site("a_paused_machine_stands_still_and_its_connections_survive") else {
+    let Some(site) = Site::with_kvm("a_paused_machine_stands_still_and_its_connections_survive") else {
         return;
     };
     let (_server, _client) = pair(&site);
@@ -173,7 +147,7 @@ fn a_paused_machine_stands_still_and_its_connections_survive() {
 
 #[test]
 fn machines_are_stopped() {
-    let Some(site) = site("machines_are_stopped") else {
+    let Some(site) = Site::with_kvm("machines_are_stopped") else {
         return;
     };
     let (mut server, mut client) = pair(&site);
@@ -217,7 +191,7 @@ fn machines_are_stopped() {
 
 #[test]
 fn a_guest_that_ends_by_itself_is_told_from_one_that_was_forced() {
-    let Some(site) = site("a_guest_that_ends_by_itself_is_told_from_one_that_was_forced") else {
+    let Some(site) = Site::with_kvm("a_guest_that_ends_by_itself_is_told_from_one_that_was_forced") else {
         return;
     };
     let server = site.boot("server", "role=server ip=192.0.2.2/24 workload=rr", &[]);
@@ -242,7 +216,7 @@ fn a_guest_that_ends_by_itself_is_told_from_one_that_was_forced() {
 
 #[test]
 fn consoles_come_and_go() {
-    let Some(site) = site("consoles_come_and_go") else {
+    let Some(site) = Site::with_kvm("consoles_come_and_go") else {
         return;
     };
     let server = site.boot("server", "role=server ip=192.0.2.2/24 workload=rr", &[]);
@@ -287,7 +261,7 @@ fn consoles_come_and_go() {
 
 #[test]
 fn names_are_had_once() {
-    let Some(site) = site("names_are_had_once") else {
+    let Some(site) = Site::with_kvm("names_are_had_once") else {
         return;
     };
     let mut web = site.idle("web");
@@ -338,7 +312,7 @@ fn a_machine_that_does_not_answer_is_named_with_its_process() {
 
 #[test]
 fn processors_are_counted_in_words() {
-    let Some(site) = site("processors_are_counted_in_words") else {
+    let Some(site) = Site::with_kvm("processors_are_counted_in_words") else {
         return;
     };
     for count in ["0", "300", "-1"] {
@@ -452,7 +426,7 @@ fn broken_requests_are_refused(site: &Site) {
 
 #[test]
 fn hostile_clients_get_errors_and_everybody_else_gets_answers() {
-    let Some(site) = site("hostile_clients_get_errors_and_everybody_else_gets_answers") else {
+    let Some(site) = Site::with_kvm("hostile_clients_get_errors_and_everybody_else_gets_answers") else {
         return;
     };
     let mut vm = site.idle("web");

@@ -1,7 +1,8 @@
 //! A laboratory: a complete KVM on a machine that has none, or none that can run Linux.
 //!
-//! QEMU's software CPU with AMD's SVM boots Debian's kernel for virtual machines, which loads kvm-amd there. A command runs in it as root; its output passes through as it comes, and its exit status comes back. A
-//! boot takes a few seconds, and programs run at the speed of a software CPU, some 500 million instructions a second.
+//! QEMU's software CPU with AMD's SVM boots Debian's kernel for virtual machines, which loads kvm-amd there. A command
+//! runs in it as root; its output passes through as it comes, and its exit status comes back. A boot takes a few seconds,
+//! and programs run at the speed of a software CPU, some 500 million instructions a second.
 //!
 //! | module | holds |
 //! |---|---|

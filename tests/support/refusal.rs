@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use super::vm::no_kvm;
-use super::{host, skip};
+use super::host;
+use super::vm::without_kvm;
 
 /// The longest that a refusal may take: one exchange with a switch that says nothing, and a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,15 +30,9 @@ impl Drop for Running {
 
 impl Site {
     pub fn new(test: &str) -> Option<Self> {
-        match no_kvm() {
-            Some(reason) => {
-                skip(test, &reason);
-                None
-            }
-            None => Some(Self {
-                dir: tempfile::tempdir().expect("a directory"),
-            }),
-        }
+        (!without_kvm(test)).then(|| Self {
+            dir: tempfile::tempdir().expect("a directory"),
+        })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

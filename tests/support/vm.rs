@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::daemon::Daemon;
 use super::machine::wait_for;
+use super::skip;
 
 /// A switch, and a directory for the sockets of machines.
 pub struct Site {
@@ -24,10 +25,13 @@ pub struct Vm {
     pub log: PathBuf,
 }
 
-/// Why a test with machines cannot run here.
-pub fn no_kvm() -> Option<String> {
+/// Whether a test with machines cannot run here, which is said of it then.
+pub fn without_kvm(test: &str) -> bool {
     let kvm = File::options().read(true).write(true).open("/dev/kvm");
-    kvm.err().map(|error| format!("/dev/kvm: {error}"))
+    if let Err(error) = &kvm {
+        skip(test, &format!("/dev/kvm: {error}"));
+    }
+    kvm.is_err()
 }
 
 impl Site {
@@ -35,6 +39,11 @@ impl Site {
         Self {
             daemon: Daemon::start(),
         }
+    }
+
+    /// A site, unless this machine cannot run guests, which is said of the test.
+    pub fn with_kvm(test: &str) -> Option<Self> {
+        (!without_kvm(test)).then(Self::new)
     }
 
     /// Where the sockets of machines are.
@@ -137,6 +146,25 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// The phases of a start that `vm info` tells are in order, up to `last`.
+pub fn phases_follow_each_other(info: &Value, last: &str) {
+    let made = [
+        "memory_us",
+        "kernel_us",
+        "kvm_us",
+        "devices_us",
+        "vcpus_us",
+        "started_us",
+    ];
+    let boot = &info["boot"];
+    let times: Vec<u64> = made
+        .into_iter()
+        .chain([last])
+        .map(|phase| boot[phase].as_u64().expect(phase))
+        .collect();
+    assert!(times.is_sorted(), "{boot}");
 }
 
 pub fn text(path: &Path) -> String {
