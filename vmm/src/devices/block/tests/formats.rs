@@ -35,7 +35,7 @@ fn qemu_img(test: &str, args: &[&str]) -> Option<bool> {
             println!("SKIPPED {test}: qemu-img is not installed");
             return None;
         };
-        // As in `opened`.
+        // As in `when_unused`.
         let is_locked = String::from_utf8_lossy(&output.stderr).contains("lock");
         if !is_locked || Instant::now() >= end {
             break output;
@@ -89,7 +89,7 @@ struct Bare(Image);
 
 impl Bare {
     fn open(path: &Path) -> Self {
-        Self(open::open(&config(path)).expect("a usable image"))
+        Self(when_unused(|| open::open(&config(path))).expect("a usable image"))
     }
 
     fn write(&mut self, offset: u64, octets: &[u8]) -> std::io::Result<()> {

@@ -40,18 +40,22 @@ fn config(path: &Path) -> DiskConfig {
     }
 }
 
-/// Opens a disk that nobody uses. A test beside this one may be about to start a program: until that begins, its process has
-/// everything open that this one had, locks included.
-fn opened(config: &DiskConfig) -> Disk {
+/// Opens what nobody uses. A test beside this one may be about to start a program: until that begins, its process has everything
+/// open that this one had, locks included.
+fn when_unused<T>(open: impl Fn() -> Result<T, DiskError>) -> Result<T, DiskError> {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
-        match Disk::open(config) {
+        match open() {
             Err(DiskError::InUse { .. }) if Instant::now() < end => {
                 std::thread::sleep(Duration::from_millis(5));
             }
-            disk => return disk.expect("a usable image"),
+            outcome => return outcome,
         }
     }
+}
+
+fn opened(config: &DiskConfig) -> Disk {
+    when_unused(|| Disk::open(config)).expect("a usable image")
 }
 
 fn begun(config: &DiskConfig) -> Arc<Disk> {
