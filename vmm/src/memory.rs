@@ -256,14 +256,9 @@ mod tests {
 
     #[test]
     fn memory_begins_where_a_huge_page_can() {
-        const ALONE: &str = "ENLIGHT_TEST_ALONE";
-        if std::env::var_os(ALONE).is_none() {
-            // In a process of its own: tests beside this one map and unmap memory, which a machine that starts does not.
-            let mut alone = std::process::Command::new(std::env::current_exe().expect("this program"));
-            alone.args(["--exact", "memory::tests::memory_begins_where_a_huge_page_can"]);
-            let output = alone.env(ALONE, "1").output().expect("it runs");
-            let text = String::from_utf8_lossy(&output.stdout);
-            return assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        // Tests beside this one map and unmap memory, which a machine that starts does not.
+        if !crate::testing::is_alone("memory::tests::memory_begins_where_a_huge_page_can") {
+            return;
         }
         for allocate in [allocate, allocate_private] {
             let ranges = host_ranges(&allocate(64 << 20).expect("64 MiB"));

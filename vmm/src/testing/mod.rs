@@ -230,6 +230,20 @@ pub(crate) fn without_kvm(test: &str) -> bool {
     missing
 }
 
+/// Whether `test` runs in a process of its own. If not, it is run in one here, and has to pass there.
+pub(crate) fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "ENLIGHT_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().expect("this program"));
+    let output = alone.args(["--exact", test]).env(ALONE, "1").output();
+    let output = output.expect("it runs");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
 /// A console output that remembers what was printed.
 #[derive(Clone, Default)]
 pub(crate) struct Screen(Arc<Mutex<Vec<u8>>>);
