@@ -7,6 +7,7 @@ pub mod counters;
 mod egress;
 pub mod frame;
 pub mod guard;
+mod lane;
 pub mod memory;
 mod packet;
 pub mod port;

@@ -2,10 +2,11 @@
 //!
 //! One flag per port says whether any of it is there; a worker reads it once a burst and otherwise passes by.
 //!
-//! Order across toggling. A frame that a filter holds belongs to the worker that was carrying it, its *origin*.
-//! When it is released by someone else (another worker that carried the awaited acknowledgement, or a thread that
-//! switched the filter off), it goes to its origin's outbox, and an origin always takes its outbox, under the
-//! same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they came.
+//! Order across toggling and moves. A frame that a filter holds belongs to the lane that it came from, its *origin*.
+//! When it is released by someone else (a worker that carried the awaited acknowledgement on another lane, or a thread
+//! that switched the filter off), it goes to its origin's outbox, and whoever serves the origin always takes its outbox,
+//! under the same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they
+//! came, even if another worker took their lane over meanwhile.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use crate::clock;
 use crate::control::FilterConfig;
 use crate::counters::{DropReason, PortCounters};
 use crate::frame::BURST;
+use crate::lane::LaneId;
 use crate::packet::{Arena, Packet};
 
 /// A port's probe.
@@ -39,7 +41,7 @@ const NEVER: u64 = u64::MAX;
 /// Who has something to do after a burst went through a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wakes {
-    /// Packets of other workers were let go.
+    /// Packets of other lanes were let go.
     pub(crate) others: bool,
     /// The next deadline is earlier than the port's own worker knows.
     pub(crate) owner: bool,
@@ -61,8 +63,8 @@ struct Inner {
     changes: u64,
     next_id: u64,
     held: HashMap<FrameId, Held>,
-    /// Released packets by the worker that has to carry them.
-    outboxes: Vec<Vec<Held>>,
+    /// Released packets by the lane that they came from; none is empty.
+    outboxes: HashMap<LaneId, Vec<Held>>,
     /// Kept to be read after a filter that was watched is off.
     watcher: Option<StallWatcher>,
     /// Somebody asked for the watcher, filter or not.
@@ -76,13 +78,14 @@ struct Held {
     packet: Packet,
     direction: Direction,
     octets: Vec<u8>,
-    origin: usize,
+    origin: LaneId,
     since: Instant,
 }
 
 /// Who carries packets through a probe.
 pub(crate) struct Carrier<'a> {
-    pub(crate) worker: usize,
+    /// The lane that the packets come from.
+    pub(crate) lane: LaneId,
     pub(crate) arena: &'a mut Arena,
     pub(crate) counters: &'a PortCounters,
 }
@@ -130,7 +133,7 @@ impl Probe {
         Wakes { others, owner }
     }
 
-    /// Releases what is due or in the carrier's outbox. True when packets of other workers were let go.
+    /// Releases what is due or in the carrier's outbox. True when packets of other lanes were let go.
     pub(crate) fn poll(&self, now: Instant, passed: &mut Passed, carrier: &mut Carrier<'_>) -> bool {
         let mut inner = self.inner.lock();
         inner.take_outbox(now, passed, carrier);
@@ -158,13 +161,9 @@ impl Probe {
         (due != NEVER).then_some(Instant(due))
     }
 
-    /// Whether a release by someone else waits for a worker.
-    pub(crate) fn has_outbox(&self, worker: usize) -> bool {
-        self.inner
-            .lock()
-            .outboxes
-            .get(worker)
-            .is_some_and(|outbox| !outbox.is_empty())
+    /// The lanes that a release by someone else waits for.
+    pub(crate) fn outboxes(&self) -> Vec<LaneId> {
+        self.inner.lock().outboxes.keys().copied().collect()
     }
 
     /// Replaces the filter. Frames that the old one holds go to their origins' outboxes: the caller wakes all workers.
@@ -210,7 +209,7 @@ impl Probe {
         let any = inner.filter.is_some()
             || inner.is_watching()
             || !inner.captures.is_empty()
-            || inner.outboxes.iter().any(|outbox| !outbox.is_empty());
+            || !inner.outboxes.is_empty();
         let deadline = inner.filter.as_ref().and_then(|filter| filter.next_deadline());
         let due = deadline.map_or(NEVER, |at| at.0);
         self.active.store(any, Ordering::Release);
@@ -352,7 +351,7 @@ impl Inner {
         others
     }
 
-    /// Does what a filter said, in order. True when packets went to other workers' outboxes.
+    /// Does what a filter said, in order. True when packets went to other lanes' outboxes.
     fn carry_out(
         &mut self,
         now: Instant,
@@ -382,7 +381,7 @@ impl Inner {
                             packet,
                             direction,
                             octets,
-                            origin: carrier.worker,
+                            origin: carrier.lane,
                             since: now,
                         };
                         self.held.insert(id, held);
@@ -423,7 +422,7 @@ impl Inner {
         };
         held.packet.times.hold += now.since(held.since);
         match carrier {
-            Some(carrier) if carrier.worker == held.origin => {
+            Some(carrier) if carrier.lane == held.origin => {
                 self.resume(now, held, passed, carrier);
                 false
             }
@@ -437,12 +436,7 @@ impl Inner {
     fn outbox(&mut self, mut held: Held) {
         // What it waits for its origin counts as held, too.
         held.since = clock::now();
-        if self.outboxes.len() <= held.origin {
-            self.outboxes.resize_with(held.origin + 1, Vec::new);
-        }
-        if let Some(outbox) = self.outboxes.get_mut(held.origin) {
-            outbox.push(held);
-        }
+        self.outboxes.entry(held.origin).or_default().push(held);
     }
 
     fn resume(&mut self, now: Instant, held: Held, passed: &mut Passed, carrier: &mut Carrier<'_>) {
@@ -452,10 +446,10 @@ impl Inner {
     }
 
     fn take_outbox(&mut self, now: Instant, passed: &mut Passed, carrier: &mut Carrier<'_>) {
-        let Some(outbox) = self.outboxes.get_mut(carrier.worker) else {
+        if self.outboxes.is_empty() {
             return;
-        };
-        for mut held in std::mem::take(outbox) {
+        }
+        for mut held in self.outboxes.remove(&carrier.lane).unwrap_or_default() {
             held.packet.times.hold += now.since(held.since);
             self.resume(now, held, passed, carrier);
         }

@@ -21,6 +21,7 @@ use crate::control::{
 };
 use crate::counters::PortCounters;
 use crate::egress::{self, Backlog};
+use crate::lane::{Lane, LaneId, LaneWaker};
 use crate::port::endpoint::{Application, EndpointPort};
 use crate::port::tap::TapPort;
 use crate::port::vhost_user::VhostUserPort;
@@ -28,7 +29,7 @@ use crate::port::{Backend, PortId};
 use crate::probe::Probe;
 use crate::table::{ForwardingTable, TableConfig};
 use crate::vlan::Membership;
-use crate::worker::{self, WorkerHandle};
+use crate::worker::{self, Epoll, WorkerHandle};
 
 /// Ports that a switch can have.
 pub const MAX_PORTS: usize = 1024;
@@ -74,9 +75,8 @@ pub(crate) struct Port {
     pub(crate) has_backlog: AtomicBool,
     pub(crate) probe: Probe,
     pub(crate) stages: Mutex<StageHistograms>,
-    pub(crate) worker: usize,
-    /// When its doorbell last woke the worker; 0 when that was used up.
-    pub(crate) doorbell: AtomicU64,
+    /// One for each of the backend's queues; the first one's worker also sees to what concerns the port as a whole.
+    pub(crate) lanes: Vec<Arc<Lane>>,
     /// When its guest's first frame came; 0 before.
     pub(crate) first_frame: AtomicU64,
     made: Instant,
@@ -86,6 +86,11 @@ impl PortTable {
     /// The port of an id.
     pub(crate) fn get(&self, id: PortId) -> Option<&Arc<Port>> {
         self.slots.get(usize::from(id.0)).and_then(Option::as_ref)
+    }
+
+    /// The lane of a name.
+    pub(crate) fn lane(&self, id: LaneId) -> Option<&Arc<Lane>> {
+        self.get(id.port)?.lanes.get(usize::from(id.queue))
     }
 
     /// All ports.
@@ -144,6 +149,20 @@ impl Shared {
         drop(table);
         self.wake_all();
         generation
+    }
+
+    /// Has all workers look at the table, and at what they serve, again.
+    pub(crate) fn renew(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.wake_all();
+    }
+
+    /// What the workers sleep on, by their numbers.
+    pub(crate) fn epolls(&self) -> Vec<Arc<Epoll>> {
+        self.workers
+            .iter()
+            .map(|worker| Arc::clone(&worker.epoll))
+            .collect()
     }
 
     fn wake_all(&self) {
@@ -219,9 +238,8 @@ impl Switch {
             if filter.is_some() {
                 port.probe.set_filter(filter.take(), config.filter.clone());
             }
-            if let Some(worker) = self.shared.workers.get(port.worker) {
-                backend.attach(worker.waker(&port));
-            }
+            let waker = LaneWaker::new(port.lanes.clone(), self.shared.epolls());
+            backend.attach(Arc::new(waker));
             slots.resize(slots.len().max(free + 1), None);
             slots[free] = Some(Arc::clone(&port));
             made = Some(port);
@@ -268,6 +286,33 @@ impl Switch {
         }
     }
 
+    /// Has another worker serve a queue of a port: it goes over between two bursts, so that none of its frames is lost or
+    /// overtaken.
+    pub fn assign(&self, port: &str, queue: u16, worker: usize) -> Result<(), ControlError> {
+        let table = self.shared.table();
+        let port = table.named(port)?;
+        let out_of_range = |what, value: u64, range| ControlError::OutOfRange {
+            port: port.name.clone(),
+            what,
+            value,
+            range,
+        };
+        let lane = port
+            .lanes
+            .get(usize::from(queue))
+            .ok_or_else(|| out_of_range("the queue", queue.into(), "below the port's number of queues"))?;
+        if worker >= self.shared.workers.len() {
+            return Err(out_of_range(
+                "the worker",
+                worker as u64,
+                "below the switch's number of workers",
+            ));
+        }
+        lane.want(worker);
+        self.shared.renew();
+        Ok(())
+    }
+
     /// All ports.
     pub fn ports(&self) -> Vec<PortInfo> {
         self.shared.table().ports().map(|port| self.info(port)).collect()
@@ -282,7 +327,7 @@ impl Switch {
             queues: port.queues,
             mtu: port.mtu,
             filter: port.probe.profile(),
-            worker: port.worker,
+            worker: port.home(),
             peer: port.backend.status(),
             capabilities: port.backend.capabilities(),
             macs: self
@@ -412,8 +457,15 @@ impl Drop for Switch {
 
 impl Port {
     pub(crate) fn new(slot: usize, config: &PortConfig, backend: Arc<dyn Backend>, workers: usize) -> Self {
+        let id = PortId(slot as u16);
+        let lanes = (0..backend.queues().max(1))
+            .map(|queue| {
+                let owner = (slot + usize::from(queue)) % workers.max(1);
+                Arc::new(Lane::new(LaneId { port: id, queue }, owner))
+            })
+            .collect();
         Self {
-            id: PortId(slot as u16),
+            id,
             name: config.name.clone(),
             kind: config.kind.clone(),
             vlan: config.vlan.clone(),
@@ -426,11 +478,15 @@ impl Port {
             has_backlog: AtomicBool::new(false),
             probe: Probe::default(),
             stages: Mutex::new(StageHistograms::new()),
-            worker: slot % workers.max(1),
-            doorbell: AtomicU64::new(0),
+            lanes,
             first_frame: AtomicU64::new(0),
             made: clock::now(),
         }
+    }
+
+    /// The worker that sees to what concerns the port as a whole.
+    pub(crate) fn home(&self) -> usize {
+        self.lanes.first().map_or(0, |lane| lane.owner())
     }
 }
 

@@ -23,13 +23,13 @@ const NOW: Instant = Instant(0);
 /// Carries one burst from one port to another, as a worker does.
 fn carry(from: &Port, to: &Port) -> usize {
     let mut burst = Burst::default();
-    from.backend.take(NOW, &mut burst);
+    from.backend.take(0, NOW, &mut burst);
     let frames: Vec<_> = (0..burst.frames().len())
         .map(|index| burst.outgoing(index, 0).unwrap())
         .collect();
     let delivery = to.backend.deliver(&frames);
     assert_eq!(delivery.refusal, None);
-    from.backend.complete(&burst);
+    from.backend.complete(0, &burst);
     to.backend.notify();
     delivery.accepted
 }
@@ -66,20 +66,20 @@ fn frames_pass_from_guest_to_guest_both_ways() {
 fn the_worker_sleeps_and_is_rung_awake() {
     let port = Port::new(1);
     let mut guest = Guest::attach(&port.path, 1, MODERN);
-    assert!(!port.backend.arm(false));
+    assert!(!port.backend.arm(0, false));
     assert!(guest.transmit(0, &octets(60, 0)), "the guest rings an armed port");
-    port.backend.woken();
+    port.backend.woken(0);
     assert!(guest.tx[0].kick.read().is_err(), "the doorbell was cleared");
-    port.backend.disarm();
+    port.backend.disarm(0);
     assert!(!guest.transmit(0, &octets(60, 1)), "and not one that polls");
-    assert!(port.backend.arm(false), "there is work already");
+    assert!(port.backend.arm(0, false), "there is work already");
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
-    port.backend.complete(&burst);
-    assert!(!port.backend.arm(true), "no work, no buffers");
+    port.backend.take(0, NOW, &mut burst);
+    port.backend.complete(0, &burst);
+    assert!(!port.backend.arm(0, true), "no work, no buffers");
     guest.post(0, 1);
     assert!(guest.rx[0].driver.must_kick(), "buffers were asked for");
-    assert!(port.backend.arm(true), "there are buffers already");
+    assert!(port.backend.arm(0, true), "there are buffers already");
 }
 
 #[test]
@@ -100,14 +100,14 @@ fn a_receiver_without_buffers_refuses_and_keeps_its_place() {
     let mut guest = Guest::attach(&port.path, 1, MODERN);
     (0..3).for_each(|n| assert!(guest.transmit(0, &octets(100, n)) || n > 0));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     let frames: Vec<_> = (0..3).map(|index| burst.outgoing(index, 0).unwrap()).collect();
     guest.post(0, 2);
     let delivery = port.backend.deliver(&frames);
     assert_eq!((delivery.accepted, delivery.refusal), (2, Some(Refusal::Full)));
     guest.post(0, 1);
     assert_eq!(port.backend.deliver(&frames[2..]).accepted, 1);
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
     for n in 0..3 {
         assert_eq!(guest.received(0).unwrap(), octets(100, n));
     }
@@ -120,10 +120,13 @@ fn flows_spread_over_queue_pairs_and_stay_on_theirs() {
     guest.transmit(0, &octets(60, 0));
     guest.transmit(1, &octets(60, 1));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
-    let mut queues: Vec<u16> = burst.frames().iter().map(|frame| frame.queue).collect();
-    queues.sort_unstable();
-    assert_eq!(queues, [0, 1]);
+    port.backend.take(1, NOW, &mut burst);
+    port.backend.complete(1, &burst);
+    let queues: Vec<u16> = burst.frames().iter().map(|frame| frame.queue).collect();
+    assert_eq!(queues, [1], "each queue is served on its own");
+    burst.clear();
+    port.backend.take(0, NOW, &mut burst);
+    assert_eq!(burst.frames().len(), 1);
     guest.post(0, 8);
     guest.post(1, 8);
     let frames: Vec<_> = [1u32, 2, u32::MAX, 3]
@@ -131,7 +134,7 @@ fn flows_spread_over_queue_pairs_and_stay_on_theirs() {
         .map(|hash| burst.outgoing(0, *hash).unwrap())
         .collect();
     assert_eq!(port.backend.deliver(&frames).accepted, 4);
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
     assert_eq!(std::iter::from_fn(|| guest.received(0)).count(), 3);
     assert_eq!(std::iter::from_fn(|| guest.received(1)).count(), 1);
     guest.frontend.set_vring_enable(2, false).unwrap();
@@ -153,16 +156,16 @@ fn a_disabled_ring_gives_frames_back_unseen() {
     assert!(!port.backend.status().up);
     guest.transmit(0, &octets(60, 0));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert!(burst.frames().is_empty());
     assert!(guest.tx[0].driver.used().is_some());
     guest.post(0, 1);
     guest.frontend.set_vring_enable(1, true).unwrap();
     guest.transmit(0, &octets(60, 0));
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     let delivery = port.backend.deliver(&[burst.outgoing(0, 0).unwrap()]);
     assert_eq!(delivery.refusal, Some(Refusal::Drop(DropReason::PortDown)));
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
 }
 
 #[test]
@@ -173,8 +176,8 @@ fn a_stopped_ring_says_where_it_stands_and_goes_on_there() {
         guest.transmit(0, &octets(60, n));
     }
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
-    port.backend.complete(&burst);
+    port.backend.take(0, NOW, &mut burst);
+    port.backend.complete(0, &burst);
     burst.clear();
     assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 5);
     assert_eq!(
@@ -183,14 +186,14 @@ fn a_stopped_ring_says_where_it_stands_and_goes_on_there() {
         "the stopped ring's doorbell is not watched"
     );
     guest.transmit(0, &octets(60, 5));
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert!(burst.frames().is_empty());
     let mut setup = guest.tx[0].driver.setup();
     setup.base = 5;
     guest.start_ring(1, &setup).unwrap();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert_eq!(burst.outgoing(0, 0).unwrap().head, octets(60, 5));
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
 }
 
 #[test]
@@ -200,7 +203,7 @@ fn frames_in_hand_when_a_ring_stops_are_sent_again() {
     guest.transmit(0, &octets(1000, 1));
     guest.transmit(0, &octets(1000, 2));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     // The worker never completes: after a moment the ring stops without it.
     assert_eq!(guest.frontend.get_vring_base(1).unwrap(), 0);
     drop(guest);
@@ -212,7 +215,7 @@ fn frames_in_hand_when_a_ring_stops_are_sent_again() {
     other.post(0, 2);
     assert_eq!(port.backend.deliver(&[frame]).accepted, 1);
     assert_eq!(other.received(0).unwrap(), octets(1000, 2));
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
 }
 
 #[test]
@@ -221,7 +224,7 @@ fn memory_is_replaced_under_running_rings() {
     let mut guest = Guest::attach(&port.path, 1, MODERN);
     guest.transmit(0, &octets(2000, 1));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     let more = MockGuest::new(0x1000);
     let second = VhostUserMemoryRegionInfo {
         guest_phys_addr: 0x9000_0000,
@@ -231,7 +234,7 @@ fn memory_is_replaced_under_running_rings() {
     guest.frontend.set_mem_table(&[guest.region(), second]).unwrap();
     guest.post(0, 3);
     assert_eq!(port.backend.deliver(&[burst.outgoing(0, 0).unwrap()]).accepted, 1);
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
     burst.clear();
     assert_eq!(guest.received(0).unwrap(), octets(2000, 1));
     assert!(guest.tx[0].driver.used().is_some(), "completed in the new memory");
@@ -239,9 +242,9 @@ fn memory_is_replaced_under_running_rings() {
     assert_eq!(guest.frontend.get_max_mem_slots().unwrap(), 32);
     guest.frontend.add_mem_region(&second).unwrap();
     guest.transmit(0, &octets(60, 2));
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert_eq!(burst.frames().len(), 1);
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
     // Memory without the rings in it stops them.
     guest.frontend.set_mem_table(&[second]).unwrap_err();
     assert!(!port.backend.status().up);
@@ -256,8 +259,8 @@ fn a_peer_finds_a_restarted_port_and_goes_on() {
     let mut guest = Guest::attach(&port.path, 1, MODERN);
     guest.transmit(0, &octets(60, 0));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
-    port.backend.complete(&burst);
+    port.backend.take(0, NOW, &mut burst);
+    port.backend.complete(0, &burst);
     burst.clear();
     let path = port.path.clone();
     port.backend.close();
@@ -275,10 +278,10 @@ fn a_peer_finds_a_restarted_port_and_goes_on() {
     setup.base = 1;
     vmm.start_ring(1, &setup).unwrap();
     vmm.frontend.set_vring_enable(1, true).unwrap();
-    again.take(NOW, &mut burst);
+    again.take(0, NOW, &mut burst);
     assert_eq!(burst.frames().len(), 1);
     assert_eq!(burst.outgoing(0, 0).unwrap().head, octets(60, 1));
-    again.complete(&burst);
+    again.complete(0, &burst);
     again.close();
 }
 
@@ -339,14 +342,14 @@ fn rings_may_be_enabled_first_and_polled() {
     peer.read_exact(&mut reply).unwrap();
     assert_eq!(reply[12..], words(&[2])[..]);
     assert!(
-        port.backend.arm(false),
+        port.backend.arm(0, false),
         "a ring without a doorbell has to be polled"
     );
     assert!(tx.send(&[0; 100], vswitch::ring::mock::Shape::Chain(1)));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert_eq!(burst.frames().len(), 1);
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
 }
 
 #[test]
@@ -379,7 +382,7 @@ fn doorbells_are_replaced_while_frames_flow() {
     guest.transmit(0, &octets(60, 0));
     guest.transmit(0, &octets(60, 1));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert_eq!(port.backend.deliver(&[burst.outgoing(0, 0).unwrap()]).accepted, 1);
     port.backend.notify();
     assert_eq!(guest.rx[0].call.read().unwrap(), 1);
@@ -395,5 +398,5 @@ fn doorbells_are_replaced_while_frames_flow() {
         2,
         "the new doorbell is watched, the old one is not"
     );
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
 }

@@ -152,7 +152,7 @@ fn memory_that_is_truncated_in_use() {
     let mut guest = Guest::attach(&port.path, 1, MODERN);
     guest.transmit(0, &octets(5000, 1));
     let mut burst = Burst::default();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     assert_eq!(burst.frames().len(), 1);
     guest.memory.file().set_len(0).unwrap();
     // What the burst still points at reads as zero; the guest's rings are gone.
@@ -166,9 +166,9 @@ fn memory_that_is_truncated_in_use() {
     let got = receiver.received(0).unwrap();
     assert_eq!(got[..192], octets(5000, 1)[..192]);
     assert!(got[192..].iter().all(|octet| *octet == 0));
-    port.backend.complete(&burst);
+    port.backend.complete(0, &burst);
     burst.clear();
-    port.backend.take(NOW, &mut burst);
+    port.backend.take(0, NOW, &mut burst);
     port.wait_refusal("memory_lost");
     eventually(|| !port.backend.status().up, "the end of the peer");
     drop(guest);
@@ -189,7 +189,7 @@ fn descriptors_that_loop_or_point_outside() {
         guest.tx[0].driver.write_descriptor(0, address, 100, flags, 0);
         guest.tx[0].driver.offer(0);
         let mut burst = Burst::default();
-        port.backend.take(NOW, &mut burst);
+        port.backend.take(0, NOW, &mut burst);
         assert!(burst.frames().is_empty());
         assert_eq!(port.refusals(kind), 1);
         assert_eq!(err.read().unwrap(), 1, "the peer is told");
@@ -200,7 +200,7 @@ fn descriptors_that_loop_or_point_outside() {
             "a guest that goes on ringing is not heard"
         );
         guest.tx[0].driver.offer(0);
-        port.backend.take(NOW, &mut burst);
+        port.backend.take(0, NOW, &mut burst);
         assert_eq!(port.refusals(kind), 1, "a stopped ring is not looked at again");
         // The other ring still works, and the guest may set the bad one up anew.
         guest.frontend.get_vring_base(1).unwrap();
@@ -216,7 +216,7 @@ fn receive_buffers_outside_of_memory() {
     let mut sender = Guest::attach(&other.path, 1, MODERN);
     sender.transmit(0, &octets(60, 1));
     let mut burst = Burst::default();
-    other.backend.take(NOW, &mut burst);
+    other.backend.take(0, NOW, &mut burst);
     guest.rx[0].driver.write_descriptor(0, GUEST_BASE - 1, 2048, 2, 0);
     guest.rx[0].driver.offer(0);
     let delivery = port.backend.deliver(&[burst.outgoing(0, 0).unwrap()]);
@@ -226,7 +226,7 @@ fn receive_buffers_outside_of_memory() {
     );
     let delivery = port.backend.deliver(&[burst.outgoing(0, 0).unwrap()]);
     assert_eq!(delivery.refusal, Some(Refusal::Drop(DropReason::PortDown)));
-    other.backend.complete(&burst);
+    other.backend.complete(0, &burst);
     assert_eq!(port.refusals("ring_buffer_address"), 1);
     drop(guest);
     port.assert_serves();

@@ -23,19 +23,25 @@ pub struct PortId(pub u16);
 
 /// What a port's other side does with frames. Directions are the guest's: it transmits, the switch takes.
 ///
-/// `take`, `complete`, `arm`, `disarm` and `woken` are called by the port's own worker only; `deliver`, `notify` and the
-/// rest by any. Implementations lock no more than their own rings.
+/// A backend has one or more queues that can be served separately. `take`, `complete`, `arm`, `disarm` and `woken` of a queue
+/// are called by the worker that serves it only; `deliver`, `notify` and the rest by any. Implementations lock no more
+/// than their own rings.
 pub trait Backend: Send + Sync {
     /// Gives the backend the means to have its worker woken. Called once, before anything else.
     fn attach(&self, waker: Arc<dyn Waker>);
 
-    /// Takes frames that the guest transmitted until the burst is full; the guest's buffers stay its own
-    /// until [`Backend::complete`].
-    fn take(&self, now: Instant, burst: &mut Burst);
+    /// Queues that can be served separately, 1 or more; the same for as long as the backend lives.
+    fn queues(&self) -> u16 {
+        1
+    }
 
-    /// Hands the buffers of all frames that the last [`Backend::take`] put into `burst` back to the guest. Called
-    /// after the burst's last frame was copied or discarded; tells the guest if it wants to know.
-    fn complete(&self, burst: &Burst);
+    /// Takes frames that the guest transmitted on a queue until the burst is full; the guest's buffers stay its own
+    /// until [`Backend::complete`].
+    fn take(&self, queue: u16, now: Instant, burst: &mut Burst);
+
+    /// Hands the buffers of all frames that the last [`Backend::take`] of this queue put into `burst` back to the
+    /// guest. Called after the burst's last frame was copied or discarded; tells the guest if it wants to know.
+    fn complete(&self, queue: u16, burst: &Burst);
 
     /// What the receiving guest can take now.
     fn capabilities(&self) -> Capabilities;
@@ -46,18 +52,18 @@ pub trait Backend: Send + Sync {
     /// Interrupts the guest if frames were delivered since the last call and it wants to know.
     fn notify(&self);
 
-    /// The worker is about to sleep: asks the guest to ring. True when there is work already, so that the
-    /// worker must not sleep. `wants_room` asks for a ring also when receive buffers appear.
-    fn arm(&self, wants_room: bool) -> bool;
+    /// The worker is about to sleep: asks the guest to ring for this queue. True when there is work already, so that
+    /// the worker must not sleep. `wants_room` asks for a ring also when receive buffers appear.
+    fn arm(&self, queue: u16, wants_room: bool) -> bool;
 
     /// The worker is awake and polls: the guest need not ring.
-    fn disarm(&self);
+    fn disarm(&self, queue: u16);
 
-    /// Clears doorbells after a wake-up.
-    fn woken(&self);
+    /// Clears the queue's doorbells after a wake-up.
+    fn woken(&self, queue: u16);
 
-    /// When the backend next wants [`Backend::take`] called although nobody rings.
-    fn deadline(&self, now: Instant) -> Option<Instant>;
+    /// When the queue next wants [`Backend::take`] called although nobody rings.
+    fn deadline(&self, queue: u16, now: Instant) -> Option<Instant>;
 
     /// The peer's state, for people.
     fn status(&self) -> BackendStatus;
@@ -66,16 +72,16 @@ pub trait Backend: Send + Sync {
     fn close(&self);
 }
 
-/// How a backend reaches the worker that serves its port.
+/// How a backend reaches the workers that serve its queues.
 pub trait Waker: Send + Sync {
-    /// Watches a descriptor; when it becomes readable the worker wakes and calls [`Backend::woken`].
-    fn watch(&self, fd: RawFd) -> std::io::Result<()>;
+    /// Watches a descriptor; when it becomes readable the queue's worker wakes and calls [`Backend::woken`].
+    fn watch(&self, queue: u16, fd: RawFd) -> std::io::Result<()>;
     /// Watches a descriptor for room to write as well.
-    fn watch_writable(&self, fd: RawFd, on: bool) -> std::io::Result<()>;
+    fn watch_writable(&self, queue: u16, fd: RawFd, on: bool) -> std::io::Result<()>;
     /// Stops watching. The descriptor is still open.
-    fn unwatch(&self, fd: RawFd);
-    /// Wakes the worker now.
-    fn wake(&self);
+    fn unwatch(&self, queue: u16, fd: RawFd);
+    /// Wakes the queue's worker now.
+    fn wake(&self, queue: u16);
 }
 
 /// What became of frames given to [`Backend::deliver`].

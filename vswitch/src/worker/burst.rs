@@ -10,6 +10,7 @@ use crate::clock;
 use crate::counters::{DropReason, PortCounters};
 use crate::egress::{self, Scratch};
 use crate::frame::{BURST, MAX_FRAME};
+use crate::lane::LaneId;
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
 use crate::probe::{Carrier, Passed, Wakes};
@@ -22,6 +23,8 @@ use super::stamps::StampLog;
 pub(crate) struct Carriage {
     shared: Arc<Shared>,
     worker: usize,
+    /// The lane whose frames are being carried.
+    lane: LaneId,
     table: Arc<PortTable>,
     arena: Arena,
     packets: Vec<Packet>,
@@ -44,6 +47,7 @@ impl Carriage {
         Self {
             shared,
             worker,
+            lane: LaneId::home(PortId(0)),
             table,
             arena: Arena::default(),
             packets: Vec::with_capacity(BURST),
@@ -63,9 +67,17 @@ impl Carriage {
         self.table = table;
     }
 
-    /// Carries one burst of a port. Returns how many frames its guest had sent.
-    pub(crate) fn carry(&mut self, port: &Port, start: Instant, begun: Instant, taken: Instant) -> usize {
-        port.backend.take(taken, &mut self.arena.burst);
+    /// Carries one burst of a port's lane. Returns how many frames its guest had sent.
+    pub(crate) fn carry(
+        &mut self,
+        port: &Port,
+        lane: LaneId,
+        start: Instant,
+        begun: Instant,
+        taken: Instant,
+    ) -> usize {
+        self.lane = lane;
+        port.backend.take(lane.queue, taken, &mut self.arena.burst);
         let frames = self.arena.burst.frames.len();
         if frames == 0 {
             return 0;
@@ -89,10 +101,11 @@ impl Carriage {
         frames
     }
 
-    /// Carries on what a port's filter lets go by itself.
-    pub(crate) fn poll_probe(&mut self, port: &Port) -> bool {
+    /// Carries on what a port's filter lets go by itself, of a lane.
+    pub(crate) fn poll_probe(&mut self, port: &Port, lane: LaneId) -> bool {
+        self.lane = lane;
         let mut carrier = Carrier {
-            worker: self.worker,
+            lane: self.lane,
             arena: &mut self.arena,
             counters: &port.counters,
         };
@@ -148,7 +161,7 @@ impl Carriage {
     /// towards the guest is delivered.
     fn pass(&mut self, port: &Port) {
         let mut carrier = Carrier {
-            worker: self.worker,
+            lane: self.lane,
             arena: &mut self.arena,
             counters: &port.counters,
         };
@@ -213,7 +226,7 @@ impl Carriage {
         if port.probe.is_active() {
             let mut passed = std::mem::take(&mut self.passed);
             let mut carrier = Carrier {
-                worker: self.worker,
+                lane: self.lane,
                 arena: &mut self.arena,
                 counters: &port.counters,
             };
@@ -301,7 +314,7 @@ impl Carriage {
     /// Hands the sender its buffers back, notifies each receiver once, and records the stamps.
     fn finish(&mut self, sender: Option<&Port>) {
         if let Some(sender) = sender {
-            sender.backend.complete(&self.arena.burst);
+            sender.backend.complete(self.lane.queue, &self.arena.burst);
         }
         for id in self.touched.drain(..) {
             if let Some(port) = self.table.get(id) {
@@ -322,10 +335,11 @@ impl Carriage {
         }
     }
 
-    /// Wakes the port's worker, if that is another one: it may sleep without knowing of a backlog or a deadline.
+    /// Wakes the worker that sees to the port, if that is another one: it may sleep without knowing of a backlog or a deadline.
     fn wake_owner(&self, port: &Port) {
-        if port.worker != self.worker
-            && let Some(owner) = self.shared.workers.get(port.worker)
+        let home = port.home();
+        if home != self.worker
+            && let Some(owner) = self.shared.workers.get(home)
         {
             owner.wake();
         }

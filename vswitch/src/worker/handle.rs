@@ -12,8 +12,7 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::control::{WorkerConfig, WorkerStats};
-use crate::port::{PortId, Waker};
-use crate::switch::Port;
+use crate::lane::LaneId;
 
 /// Doorbells seen per sleep; those left over are seen at the next.
 const EVENTS: u8 = 64;
@@ -26,7 +25,7 @@ pub(crate) struct WorkerHandle {
     pub(crate) config: WorkerConfig,
     /// The port table that the worker uses.
     pub(crate) generation: AtomicU64,
-    epoll: Arc<Epoll>,
+    pub(crate) epoll: Arc<Epoll>,
     releases: AtomicBool,
     rounds: AtomicU64,
     busy_rounds: AtomicU64,
@@ -36,15 +35,9 @@ pub(crate) struct WorkerHandle {
 }
 
 /// The descriptors that a worker sleeps on.
-struct Epoll {
+pub(crate) struct Epoll {
     epoll: OwnedFd,
     wake: EventFd,
-}
-
-/// One port's way to its worker.
-struct PortWaker {
-    epoll: Arc<Epoll>,
-    port: PortId,
 }
 
 impl WorkerHandle {
@@ -85,14 +78,6 @@ impl WorkerHandle {
         )))
     }
 
-    /// The means for a port's backend to reach this worker.
-    pub(crate) fn waker(&self, port: &Port) -> Arc<dyn Waker> {
-        Arc::new(PortWaker {
-            epoll: Arc::clone(&self.epoll),
-            port: port.id,
-        })
-    }
-
     /// Ends a sleep.
     pub(crate) fn wake(&self) {
         self.epoll.wake();
@@ -115,8 +100,8 @@ impl WorkerHandle {
         self.releases.load(Ordering::Relaxed) && self.releases.swap(false, Ordering::AcqRel)
     }
 
-    /// Sleeps until a doorbell rings or the time is over; returns the ports that rang.
-    pub(crate) fn sleep(&self, timeout: Option<Duration>) -> impl Iterator<Item = PortId> + use<> {
+    /// Sleeps until a doorbell rings or the time is over; returns the lanes that rang.
+    pub(crate) fn sleep(&self, timeout: Option<Duration>) -> impl Iterator<Item = LaneId> + use<> {
         self.sleeps.fetch_add(1, Ordering::Relaxed);
         self.epoll.wait(timeout)
     }
@@ -144,34 +129,8 @@ impl WorkerHandle {
     }
 }
 
-impl Waker for PortWaker {
-    fn watch(&self, fd: RawFd) -> io::Result<()> {
-        self.epoll
-            .control(libc::EPOLL_CTL_ADD, fd, libc::EPOLLIN, u64::from(self.port.0))
-    }
-
-    fn watch_writable(&self, fd: RawFd, on: bool) -> io::Result<()> {
-        let events = if on {
-            libc::EPOLLIN | libc::EPOLLOUT
-        } else {
-            libc::EPOLLIN
-        };
-        self.epoll
-            .control(libc::EPOLL_CTL_MOD, fd, events, u64::from(self.port.0))
-    }
-
-    fn unwatch(&self, fd: RawFd) {
-        // It may be gone from the set already, with the last copy of its descriptor.
-        let _ = self.epoll.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
-    }
-
-    fn wake(&self) {
-        self.epoll.wake();
-    }
-}
-
 impl Epoll {
-    fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         // SAFETY: takes no pointers; a non-negative result is a new descriptor that nothing else owns.
         let epoll = unsafe {
             let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
@@ -202,12 +161,30 @@ impl Epoll {
         }
     }
 
-    fn wake(&self) {
+    /// Watches a descriptor for something to read, and for room to write if asked to, by a lane's name.
+    pub(crate) fn watch(&self, fd: RawFd, writable: bool, name: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, fd, interest(writable), name)
+    }
+
+    /// Changes what a descriptor is watched for.
+    pub(crate) fn rewatch(&self, fd: RawFd, writable: bool, name: u64) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_MOD, fd, interest(writable), name)
+    }
+
+    /// Watches a descriptor no more.
+    pub(crate) fn forget(&self, fd: RawFd) {
+        // It may be gone from the set already, with the last copy of its descriptor.
+        let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
+    }
+
+    /// Ends the worker's sleep.
+    pub(crate) fn wake(&self) {
         // It fails only when the counter is full, and then the worker is about to wake anyway.
         let _ = self.wake.write(1);
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> impl Iterator<Item = PortId> + use<> {
+    /// Sleeps; returns the lanes that rang.
+    pub(crate) fn wait(&self, timeout: Option<Duration>) -> impl Iterator<Item = LaneId> + use<> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS as usize];
         let time = timeout.map(|time| libc::timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
@@ -226,6 +203,14 @@ impl Epoll {
             let _ = self.wake.read();
         }
         let names = events.into_iter().take(count).map(|event| event.u64);
-        names.filter_map(|name| u16::try_from(name).ok().map(PortId))
+        names.filter_map(LaneId::from_bits)
+    }
+}
+
+const fn interest(writable: bool) -> i32 {
+    if writable {
+        libc::EPOLLIN | libc::EPOLLOUT
+    } else {
+        libc::EPOLLIN
     }
 }

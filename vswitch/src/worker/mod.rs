@@ -1,8 +1,9 @@
 //! The worker: the thread that carries frames.
 //!
-//! Newcomers, start here. A worker serves the ports that are its own, one after the other, in one rhythm:
+//! Newcomers, start here. A worker serves the lanes (queues of ports) that are its own, one after the other, in one
+//! rhythm:
 //!
-//! 1. **poll**: take up to 32 frames off a port ([`Backend::take`](crate::port::Backend::take)); headers are copied once;
+//! 1. **poll**: take up to 32 frames off a lane ([`Backend::take`](crate::port::Backend::take)); headers are copied once;
 //! 2. **parse**: judge the copies; learn source addresses; drop what breaks the rules;
 //! 3. **filter**: show what is left to the port's filter, if it has one;
 //! 4. **look up** destinations and **group** the burst by them;
@@ -10,8 +11,8 @@
 //! 6. **complete**: hand the sender its buffers back;
 //! 7. **notify** each receiver, once per burst.
 //!
-//! Between rounds it releases what filters held, retries receivers that were full, and, after an idle spell, asks
-//! all its ports to ring and sleeps until one does.
+//! Between rounds it releases what filters held, retries receivers that were full, hands over lanes that are wanted
+//! elsewhere, and, after an idle spell, asks all its lanes to ring and sleeps until one does.
 
 mod burst;
 mod handle;
@@ -29,10 +30,11 @@ use introspection::Instant;
 use crate::clock;
 use crate::control::WorkerMode;
 use crate::egress;
+use crate::lane::{Lane, LaneId};
 use crate::switch::{Port, PortTable, Shared};
 
 use burst::Carriage;
-pub(crate) use handle::WorkerHandle;
+pub(crate) use handle::{Epoll, WorkerHandle};
 
 /// How long a worker polls in vain before it sleeps. Short, because on a small machine the time that a worker spins is
 /// time that its guests do not run: with 20 us it took half again as much CPU per octet between two busy guests, and
@@ -40,7 +42,7 @@ pub(crate) use handle::WorkerHandle;
 const IDLE_SPELL: Duration = Duration::from_micros(2);
 /// Idle rounds of a worker that never sleeps after which it tells its ports again that it needs no doorbells.
 const ROUNDS_BETWEEN_REMINDERS: u32 = 1024;
-/// Bursts taken off one port before the next port has its turn.
+/// Bursts taken off one lane before the next lane has its turn.
 const BURSTS_PER_TURN: usize = 4;
 
 /// Seconds of the switch's clock, for the forwarding table; never 0.
@@ -68,12 +70,19 @@ pub(crate) fn spawn(shared: Arc<Shared>, handle: Arc<WorkerHandle>) -> std::io::
     }
 }
 
+/// A lane that this worker serves.
+#[derive(Clone)]
+struct Served {
+    port: Arc<Port>,
+    lane: Arc<Lane>,
+}
+
 struct Worker {
     shared: Arc<Shared>,
     handle: Arc<WorkerHandle>,
     generation: u64,
     table: Arc<PortTable>,
-    mine: Vec<Arc<Port>>,
+    mine: Vec<Served>,
     carriage: Carriage,
     idle_since: Option<Instant>,
     idle_rounds: u32,
@@ -108,13 +117,14 @@ impl Worker {
         }
     }
 
-    /// One round over all ports. True when there was anything to do.
+    /// One round over all lanes. True when there was anything to do.
     fn round(&mut self) -> bool {
         self.adopt_table();
         let mine = std::mem::take(&mut self.mine);
         let mut busy = false;
-        for port in &mine {
-            busy |= self.serve(port);
+        for served in &mine {
+            busy |= self.serve(served);
+            let port = &served.port;
             if port.has_backlog.load(Ordering::Acquire) && egress::drain(port) {
                 port.backend.notify();
                 busy = true;
@@ -133,21 +143,31 @@ impl Worker {
         }
         self.table = self.shared.table();
         self.generation = generation;
-        let index = self.handle.index;
-        self.mine = self
-            .table
-            .ports()
-            .filter(|port| port.worker == index)
-            .cloned()
-            .collect();
+        self.mine.clear();
+        let mut moved = false;
+        for port in self.table.ports() {
+            for lane in port.lanes.iter().filter(|lane| lane.owner() == self.handle.index) {
+                if lane.wanted() == self.handle.index || !lane.hand_over(&self.shared.epolls()) {
+                    self.mine.push(Served {
+                        port: Arc::clone(port),
+                        lane: Arc::clone(lane),
+                    });
+                } else {
+                    moved = true;
+                }
+            }
+        }
+        if moved {
+            self.shared.renew();
+        }
         self.carriage.use_table(Arc::clone(&self.table));
         self.handle.generation.store(generation, Ordering::Release);
     }
 
-    /// Carries a few bursts of one port.
-    fn serve(&mut self, port: &Port) -> bool {
+    /// Carries a few bursts of one lane.
+    fn serve(&mut self, served: &Served) -> bool {
         let begun = clock::now();
-        let rung = port.doorbell.swap(0, Ordering::Relaxed);
+        let rung = served.lane.doorbell.swap(0, Ordering::Relaxed);
         let start = if rung == 0 {
             begun
         } else {
@@ -155,7 +175,9 @@ impl Worker {
         };
         for turn in 0..BURSTS_PER_TURN {
             let taken = if turn == 0 { begun } else { clock::now() };
-            let frames = self.carriage.carry(port, start, begun, taken);
+            let frames = self
+                .carriage
+                .carry(&served.port, served.lane.id, start, begun, taken);
             if frames == 0 {
                 return turn > 0;
             }
@@ -165,32 +187,49 @@ impl Worker {
     }
 
     /// Carries on what filters held and now let go.
-    fn release(&mut self, mine: &[Arc<Port>]) -> bool {
+    fn release(&mut self, mine: &[Served]) -> bool {
         let mut busy = false;
         if self.handle.take_releases() {
             let table = Arc::clone(&self.table);
             for port in table.ports().filter(|port| port.probe.is_active()) {
-                busy |= port.probe.has_outbox(self.handle.index) && self.carriage.poll_probe(port);
+                for lane in port.probe.outboxes() {
+                    busy |= self.carries_for(port, lane) && self.carriage.poll_probe(port, lane);
+                }
             }
         }
         let now = clock::now();
-        for port in mine.iter().filter(|port| port.probe.is_active()) {
+        let homes = mine.iter().filter(|served| served.lane.id.queue == 0);
+        for Served { port, lane } in homes.filter(|served| served.port.probe.is_active()) {
             if port.probe.deadline().is_some_and(|at| at <= now) {
-                busy |= self.carriage.poll_probe(port);
+                busy |= self.carriage.poll_probe(port, lane.id);
             }
         }
         busy
     }
 
+    /// Whether this worker carries on what `port`'s filter held of a lane: its owner does, and that of the filter's
+    /// own port when the lane went with its port.
+    fn carries_for(&self, port: &Port, lane: LaneId) -> bool {
+        let owner = self
+            .table
+            .lane(lane)
+            .map_or_else(|| port.home(), |lane| lane.owner());
+        owner == self.handle.index
+    }
+
     /// Tells guests now and then, for rings come and go, that this worker polls and needs no doorbells.
     fn keep_quiet(&mut self) {
         if self.idle_rounds.is_multiple_of(ROUNDS_BETWEEN_REMINDERS) {
-            for port in &self.mine {
-                port.backend.disarm();
-            }
+            self.disarm();
         }
         self.idle_rounds = self.idle_rounds.wrapping_add(1);
         std::hint::spin_loop();
+    }
+
+    fn disarm(&self) {
+        for Served { port, lane } in &self.mine {
+            port.backend.disarm(lane.id.queue);
+        }
     }
 
     /// Nothing to do: polls on, or sleeps.
@@ -206,28 +245,30 @@ impl Worker {
             return;
         }
         let mut pending = false;
-        for port in &self.mine {
-            pending |= port.backend.arm(port.has_backlog.load(Ordering::Acquire));
+        for Served { port, lane } in &self.mine {
+            pending |= port
+                .backend
+                .arm(lane.id.queue, port.has_backlog.load(Ordering::Acquire));
         }
         if !pending && self.generation == self.shared.generation.load(Ordering::Acquire) {
             self.sleep(now);
         }
-        for port in &self.mine {
-            port.backend.disarm();
-        }
+        self.disarm();
     }
 
     fn sleep(&mut self, now: Instant) {
         let deadline = self
             .mine
             .iter()
-            .filter_map(|port| {
-                let held = if port.probe.is_active() {
+            .filter_map(|Served { port, lane }| {
+                let held = if lane.id.queue == 0 && port.probe.is_active() {
                     port.probe.deadline()
                 } else {
                     None
                 };
-                held.into_iter().chain(port.backend.deadline(now)).min()
+                held.into_iter()
+                    .chain(port.backend.deadline(lane.id.queue, now))
+                    .min()
             })
             .min();
         let rung = self
@@ -235,9 +276,9 @@ impl Worker {
             .sleep(deadline.map(|at| Duration::from_nanos(at.since(clock::now()))));
         let now = clock::now();
         for id in rung {
-            if let Some(port) = self.table.get(id) {
-                port.doorbell.store(now.0, Ordering::Relaxed);
-                port.backend.woken();
+            if let (Some(port), Some(lane)) = (self.table.get(id.port), self.table.lane(id)) {
+                lane.doorbell.store(now.0, Ordering::Relaxed);
+                port.backend.woken(id.queue);
             }
         }
         self.idle_since = None;

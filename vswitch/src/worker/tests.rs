@@ -17,6 +17,7 @@ use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, VlanMode,
 use crate::counters::DropReason;
 use crate::egress;
 use crate::frame::{BURST, Burst, Outgoing};
+use crate::lane::LaneId;
 use crate::port::{Backend, BackendStatus, Capabilities, Delivery, Refusal, Waker};
 use crate::switch::{Port, Shared, make_filter};
 
@@ -35,14 +36,14 @@ struct Queues {
 impl Backend for Queues {
     fn attach(&self, _: Arc<dyn Waker>) {}
 
-    fn take(&self, _: Instant, burst: &mut Burst) {
+    fn take(&self, _: u16, _: Instant, burst: &mut Burst) {
         let mut sent = self.sent.lock();
         while let Some((vnet, frame)) = (burst.room() > 0).then(|| sent.pop_front()).flatten() {
             burst.push_owned(vnet, frame);
         }
     }
 
-    fn complete(&self, _: &Burst) {}
+    fn complete(&self, _: u16, _: &Burst) {}
 
     fn capabilities(&self) -> Capabilities {
         self.can
@@ -72,15 +73,15 @@ impl Backend for Queues {
 
     fn notify(&self) {}
 
-    fn arm(&self, _: bool) -> bool {
+    fn arm(&self, _: u16, _: bool) -> bool {
         false
     }
 
-    fn disarm(&self) {}
+    fn disarm(&self, _: u16) {}
 
-    fn woken(&self) {}
+    fn woken(&self, _: u16) {}
 
-    fn deadline(&self, _: Instant) -> Option<Instant> {
+    fn deadline(&self, _: u16, _: Instant) -> Option<Instant> {
         None
     }
 
@@ -168,11 +169,14 @@ impl Bench {
         let mut busy = false;
         for (index, worker) in self.workers.iter_mut().enumerate() {
             for port in table.ports() {
-                if port.worker == index {
-                    busy |= worker.carry(port, now, now, now) > 0;
+                if port.home() == index {
+                    busy |= worker.carry(port, LaneId::home(port.id), now, now, now) > 0;
                     busy |= port.has_backlog.load(Ordering::Relaxed) && egress::drain(port);
                 }
-                busy |= port.probe.has_outbox(index) && worker.poll_probe(port);
+                for lane in port.probe.outboxes() {
+                    let mine = table.lane(lane).is_some_and(|lane| lane.owner() == index);
+                    busy |= mine && worker.poll_probe(port, lane);
+                }
             }
         }
         busy

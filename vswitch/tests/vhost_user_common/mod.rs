@@ -34,14 +34,14 @@ pub(crate) struct TestWaker {
 }
 
 impl Waker for TestWaker {
-    fn watch(&self, fd: RawFd) -> std::io::Result<()> {
+    fn watch(&self, _queue: u16, fd: RawFd) -> std::io::Result<()> {
         self.watched.lock().push(fd);
         Ok(())
     }
-    fn watch_writable(&self, _fd: RawFd, _on: bool) -> std::io::Result<()> {
+    fn watch_writable(&self, _queue: u16, _fd: RawFd, _on: bool) -> std::io::Result<()> {
         Ok(())
     }
-    fn unwatch(&self, fd: RawFd) {
+    fn unwatch(&self, _queue: u16, fd: RawFd) {
         let mut watched = self.watched.lock();
         let at = watched
             .iter()
@@ -49,7 +49,7 @@ impl Waker for TestWaker {
             .expect("only what is watched is unwatched");
         watched.remove(at);
     }
-    fn wake(&self) {
+    fn wake(&self, _queue: u16) {
         self.wakes.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -92,12 +92,12 @@ impl Port {
         let frame = octets(200, 42);
         guest.transmit(0, &frame);
         let mut burst = Burst::default();
-        self.backend.take(introspection::Instant(0), &mut burst);
+        self.backend.take(0, introspection::Instant(0), &mut burst);
         assert_eq!(burst.frames().len(), 1);
         guest.post(0, 4);
         let delivery = self.backend.deliver(&[burst.outgoing(0, 0).unwrap()]);
         assert_eq!((delivery.accepted, delivery.refusal), (1, None));
-        self.backend.complete(&burst);
+        self.backend.complete(0, &burst);
         assert_eq!(guest.received(0).unwrap(), frame);
     }
 }

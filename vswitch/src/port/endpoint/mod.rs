@@ -125,7 +125,7 @@ impl EndpointPort {
             && self.armed.swap(false, Ordering::AcqRel)
             && let Some(waker) = self.waker.get()
         {
-            waker.wake();
+            waker.wake(0);
         }
     }
 
@@ -144,7 +144,7 @@ impl Backend for EndpointPort {
         let _ = self.waker.set(waker);
     }
 
-    fn take(&self, now: Instant, burst: &mut Burst) {
+    fn take(&self, _queue: u16, now: Instant, burst: &mut Burst) {
         if self.is_closed() || !self.is_due(now) {
             return;
         }
@@ -167,7 +167,7 @@ impl Backend for EndpointPort {
         self.due.store(due.map_or(NEVER, |at| at.0), Ordering::Relaxed);
     }
 
-    fn complete(&self, _burst: &Burst) {}
+    fn complete(&self, _queue: u16, _burst: &Burst) {}
 
     /// Large frames are cut for it although it could read them: it acknowledges by the segment, as a host
     /// on a wire would.
@@ -210,7 +210,7 @@ impl Backend for EndpointPort {
         }
     }
 
-    fn arm(&self, wants_room: bool) -> bool {
+    fn arm(&self, _queue: u16, wants_room: bool) -> bool {
         if self.is_closed() {
             return false;
         }
@@ -219,13 +219,13 @@ impl Backend for EndpointPort {
         wants_room || self.pending.load(Ordering::Acquire)
     }
 
-    fn disarm(&self) {
+    fn disarm(&self, _queue: u16) {
         self.armed.store(false, Ordering::Relaxed);
     }
 
-    fn woken(&self) {}
+    fn woken(&self, _queue: u16) {}
 
-    fn deadline(&self, now: Instant) -> Option<Instant> {
+    fn deadline(&self, _queue: u16, now: Instant) -> Option<Instant> {
         if self.is_closed() {
             return None;
         }

@@ -78,7 +78,7 @@ impl TapPort {
     fn go(&self, why: &str) {
         if !self.gone.swap(true, Ordering::AcqRel) {
             if let Some(waker) = self.waker.get() {
-                waker.unwatch(self.fd());
+                waker.unwatch(0, self.fd());
             }
             *self.faults.last.lock() = Some(format!("tap {}: {why}", self.name()));
         }
@@ -93,7 +93,7 @@ impl TapPort {
             return;
         }
         if let Some(waker) = self.waker.get()
-            && let Err(error) = waker.watch_writable(self.fd(), on)
+            && let Err(error) = waker.watch_writable(0, self.fd(), on)
         {
             self.faults.note(&self.faults.refused, self.name(), &error);
         }
@@ -153,14 +153,14 @@ impl Faults {
 
 impl Backend for TapPort {
     fn attach(&self, waker: Arc<dyn Waker>) {
-        if let Err(error) = waker.watch(self.fd()) {
+        if let Err(error) = waker.watch(0, self.fd()) {
             self.faults.note(&self.faults.read, self.name(), &error);
         }
         // A second call would be the switch's mistake; the first waker stays.
         let _ = self.waker.set(waker);
     }
 
-    fn take(&self, _now: Instant, burst: &mut Burst) {
+    fn take(&self, _queue: u16, _now: Instant, burst: &mut Burst) {
         if self.is_gone() {
             return;
         }
@@ -181,7 +181,7 @@ impl Backend for TapPort {
         }
     }
 
-    fn complete(&self, _burst: &Burst) {}
+    fn complete(&self, _queue: u16, _burst: &Burst) {}
 
     fn capabilities(&self) -> Capabilities {
         self.device.capabilities()
@@ -210,7 +210,7 @@ impl Backend for TapPort {
 
     fn notify(&self) {}
 
-    fn arm(&self, wants_room: bool) -> bool {
+    fn arm(&self, _queue: u16, wants_room: bool) -> bool {
         if self.is_gone() {
             return false;
         }
@@ -219,16 +219,16 @@ impl Backend for TapPort {
         readiness.readable || wants_room && readiness.writable
     }
 
-    fn disarm(&self) {
+    fn disarm(&self, _queue: u16) {
         self.watch_room(false);
     }
 
-    fn woken(&self) {
+    fn woken(&self, _queue: u16) {
         // Readiness is a level: reading is what ends it. Only an interface that went has to be noticed here.
         self.look();
     }
 
-    fn deadline(&self, _now: Instant) -> Option<Instant> {
+    fn deadline(&self, _queue: u16, _now: Instant) -> Option<Instant> {
         None
     }
 

@@ -8,7 +8,7 @@
 //! # Threads
 //! Each port has a small thread for the protocol. It shares the rings with the worker under one lock each, which nobody
 //! else wants while frames flow. Three bit masks say, without a lock, which queue pairs transmit, which receive, and
-//! which have frames in the worker's hands. Between [`Backend::take`] and [`Backend::complete`] the worker reads the
+//! which received since the last notification. Between [`Backend::take`] and [`Backend::complete`] the worker reads the
 //! guest's pages without a lock: a ring that is stopped meanwhile waits a moment for the worker, and memory that is
 //! replaced meanwhile stays mapped until [`Backend::complete`].
 //!
@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -119,12 +119,8 @@ struct Shared {
     transmitting: AtomicU64,
     /// Queue pairs whose receive ring runs and is enabled.
     receiving: AtomicU64,
-    /// Queue pairs that the last burst has frames of.
-    taken: AtomicU64,
     /// Queue pairs that received since the last notification.
     delivered: AtomicU64,
-    /// Where the next burst starts, so that no queue pair is starved.
-    turn: AtomicUsize,
     features: AtomicU64,
     /// Wakes the protocol's thread to look at `stopping` and `hang_up`.
     event: EventFd,
@@ -186,12 +182,16 @@ impl Backend for VhostUserPort {
         self.shared.attach(waker);
     }
 
-    fn take(&self, _now: Instant, burst: &mut Burst) {
-        self.shared.take(burst);
+    fn queues(&self) -> u16 {
+        self.shared.queue_pairs
     }
 
-    fn complete(&self, _burst: &Burst) {
-        self.shared.complete();
+    fn take(&self, queue: u16, _now: Instant, burst: &mut Burst) {
+        self.shared.take(queue.into(), burst);
+    }
+
+    fn complete(&self, queue: u16, _burst: &Burst) {
+        self.shared.complete(queue.into());
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -209,21 +209,21 @@ impl Backend for VhostUserPort {
         }
     }
 
-    fn arm(&self, wants_room: bool) -> bool {
-        self.shared.arm(wants_room)
+    fn arm(&self, queue: u16, wants_room: bool) -> bool {
+        self.shared.arm(queue.into(), wants_room)
     }
 
-    fn disarm(&self) {
-        self.shared.disarm();
+    fn disarm(&self, queue: u16) {
+        self.shared.disarm(queue.into());
     }
 
-    fn woken(&self) {
-        for queue in &self.shared.queues {
-            queue.lock().clear_kick();
+    fn woken(&self, queue: u16) {
+        for ring in rings(queue.into()) {
+            self.shared.queue(ring).clear_kick();
         }
     }
 
-    fn deadline(&self, _now: Instant) -> Option<Instant> {
+    fn deadline(&self, _queue: u16, _now: Instant) -> Option<Instant> {
         None
     }
 
@@ -260,9 +260,7 @@ impl Shared {
             completed: Condvar::new(),
             transmitting: AtomicU64::new(0),
             receiving: AtomicU64::new(0),
-            taken: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
-            turn: AtomicUsize::new(0),
             features: AtomicU64::new(0),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             stopping: AtomicBool::new(false),
@@ -284,17 +282,8 @@ impl Shared {
         }
     }
 
-    fn take(&self, burst: &mut Burst) {
-        let transmitting = self.transmitting.load(Ordering::Acquire);
-        if transmitting == 0 {
-            return;
-        }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as u32 % 64;
-        for bit in bits(transmitting.rotate_right(turn)) {
-            if burst.room() == 0 {
-                return;
-            }
-            let pair = (bit + turn as usize) % 64;
+    fn take(&self, pair: usize, burst: &mut Burst) {
+        if is_in(&self.transmitting, pair) {
             let mut queue = self.queue(2 * pair + 1);
             self.take_from(pair, &mut queue, burst);
         }
@@ -316,7 +305,6 @@ impl Shared {
         }
         if frames > 0 {
             queue.busy = true;
-            self.taken.fetch_or(1 << pair, Ordering::Relaxed);
         } else if !queue.busy {
             // Nothing, or only frames of impossible lengths.
             ring.complete();
@@ -325,18 +313,16 @@ impl Shared {
         self.check(2 * pair + 1, queue);
     }
 
-    fn complete(&self) {
-        for pair in bits(self.taken.swap(0, Ordering::Relaxed)) {
-            let mut queue = self.queue(2 * pair + 1);
-            if let Some(ring) = queue.ring.as_mut() {
-                ring.complete();
-            }
-            queue.notify();
-            queue.release();
-            drop(queue);
-            if self.waiting.load(Ordering::Relaxed) > 0 {
-                self.completed.notify_all();
-            }
+    fn complete(&self, pair: usize) {
+        let mut queue = self.queue(2 * pair + 1);
+        if let Some(ring) = queue.ring.as_mut() {
+            ring.complete();
+        }
+        queue.notify();
+        queue.release();
+        drop(queue);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            self.completed.notify_all();
         }
     }
 
@@ -393,16 +379,16 @@ impl Shared {
         Delivery { accepted, refusal }
     }
 
-    fn arm(&self, wants_room: bool) -> bool {
+    fn arm(&self, pair: usize, wants_room: bool) -> bool {
         let mut work = false;
-        for pair in bits(self.transmitting.load(Ordering::Acquire)) {
+        if is_in(&self.transmitting, pair) {
             let mut queue = self.queue(2 * pair + 1);
             let polled = matches!(queue.kick, Kick::Poll);
             work |= polled | queue.ring.as_mut().is_some_and(SplitRing::enable_notifications);
         }
-        for pair in bits(self.receiving.load(Ordering::Acquire)) {
-            let mut queue = self.queue(2 * pair);
-            let Some(ring) = queue.ring.as_mut() else { continue };
+        if is_in(&self.receiving, pair)
+            && let Some(ring) = self.queue(2 * pair).ring.as_mut()
+        {
             if wants_room {
                 work |= ring.enable_room_notifications();
             } else {
@@ -412,14 +398,11 @@ impl Shared {
         work
     }
 
-    fn disarm(&self) {
-        for pair in bits(self.transmitting.load(Ordering::Acquire)) {
-            if let Some(ring) = self.queue(2 * pair + 1).ring.as_mut() {
-                ring.disable_notifications();
-            }
-        }
-        for pair in bits(self.receiving.load(Ordering::Acquire)) {
-            if let Some(ring) = self.queue(2 * pair).ring.as_mut() {
+    fn disarm(&self, pair: usize) {
+        for (mask, index) in [&self.receiving, &self.transmitting].into_iter().zip(rings(pair)) {
+            if is_in(mask, pair)
+                && let Some(ring) = self.queue(index).ring.as_mut()
+            {
                 ring.disable_notifications();
             }
         }
@@ -474,7 +457,7 @@ impl Shared {
 
     /// Stops a ring.
     fn stop(&self, index: usize, queue: &mut Queue) {
-        self.unwatch(queue);
+        self.unwatch(index, queue);
         queue.stop();
         self.settle(index, queue);
     }
@@ -503,7 +486,7 @@ impl Shared {
         if let Some(fd) = queue.kick_fd()
             && !queue.watched
         {
-            match waker.watch(fd) {
+            match waker.watch(pair_of(index), fd) {
                 Ok(()) => queue.watched = true,
                 Err(error) => {
                     self.refuse(
@@ -514,16 +497,31 @@ impl Shared {
             }
         }
         // Also when a ring stopped: what waits for it goes to another one, or nowhere.
-        waker.wake();
+        waker.wake(pair_of(index));
     }
 
     /// Makes the worker forget a ring's kick.
-    fn unwatch(&self, queue: &mut Queue) {
+    fn unwatch(&self, index: usize, queue: &mut Queue) {
         if let (true, Some(fd), Some(waker)) = (queue.watched, queue.kick_fd(), self.waker.get()) {
-            waker.unwatch(fd);
+            waker.unwatch(pair_of(index), fd);
         }
         queue.watched = false;
     }
+}
+
+/// The rings of a queue pair: where the guest receives, and where it transmits.
+fn rings(pair: usize) -> [usize; 2] {
+    [2 * pair, 2 * pair + 1]
+}
+
+/// The queue pair of a ring.
+fn pair_of(ring: usize) -> u16 {
+    (ring / 2) as u16
+}
+
+/// Whether a mask of queue pairs has this one.
+fn is_in(mask: &AtomicU64, pair: usize) -> bool {
+    mask.load(Ordering::Acquire) & 1 << pair != 0
 }
 
 /// The numbers of the bits that are set, from the lowest.

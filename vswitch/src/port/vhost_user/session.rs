@@ -240,7 +240,7 @@ impl<'a> Session<'a> {
         let index = self.index(index)?;
         let file = check(index, file)?;
         let mut queue = self.port.queue(index);
-        self.port.unwatch(&mut queue);
+        self.port.unwatch(index, &mut queue);
         queue.kick = file.map_or(Kick::Poll, Kick::Event);
         drop(queue);
         self.refresh(index)
@@ -258,7 +258,7 @@ impl Drop for Session<'_> {
     fn drop(&mut self) {
         for index in 0..self.port.queues.len() {
             let mut queue = self.port.queue(index);
-            self.port.unwatch(&mut queue);
+            self.port.unwatch(index, &mut queue);
             queue.reset();
             self.port.settle(index, &mut queue);
         }

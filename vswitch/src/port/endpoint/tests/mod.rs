@@ -39,7 +39,11 @@ impl Wire {
             if until() {
                 return;
             }
-            let next = self.ends.iter().filter_map(|port| port.deadline(self.now)).min();
+            let next = self
+                .ends
+                .iter()
+                .filter_map(|port| port.deadline(0, self.now))
+                .min();
             // Time always goes on, so that a deadline that never passes cannot hang a test.
             self.now = next.unwrap_or(end).max(Instant(self.now.0 + 1_000));
             assert!(
@@ -80,7 +84,7 @@ pub(super) fn endpoint(cidr: &str, mac: MacAddr) -> Arc<EndpointPort> {
 /// Everything that a port sends now.
 pub(super) fn take(port: &EndpointPort, now: Instant) -> Vec<Vec<u8>> {
     let mut burst = Burst::default();
-    port.take(now, &mut burst);
+    port.take(0, now, &mut burst);
     let frames = burst
         .frames()
         .iter()
@@ -89,7 +93,7 @@ pub(super) fn take(port: &EndpointPort, now: Instant) -> Vec<Vec<u8>> {
             Body::Shared { .. } => panic!("an endpoint's frames are its own"),
         })
         .collect();
-    port.complete(&burst);
+    port.complete(0, &burst);
     burst.clear();
     frames
 }
@@ -122,14 +126,14 @@ pub(super) fn answers(port: &EndpointPort, frame: &[u8]) -> Vec<Vec<u8>> {
 struct CountingWaker(AtomicUsize);
 
 impl Waker for CountingWaker {
-    fn watch(&self, _fd: i32) -> std::io::Result<()> {
+    fn watch(&self, _queue: u16, _fd: i32) -> std::io::Result<()> {
         Ok(())
     }
-    fn watch_writable(&self, _fd: i32, _on: bool) -> std::io::Result<()> {
+    fn watch_writable(&self, _queue: u16, _fd: i32, _on: bool) -> std::io::Result<()> {
         Ok(())
     }
-    fn unwatch(&self, _fd: i32) {}
-    fn wake(&self) {
+    fn unwatch(&self, _queue: u16, _fd: i32) {}
+    fn wake(&self, _queue: u16) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -169,18 +173,18 @@ fn a_sleeping_worker_is_woken_once_and_a_busy_one_never() {
     let waker = Arc::new(CountingWaker::default());
     port.attach(waker.clone());
     let woken = || waker.0.load(Ordering::Relaxed);
-    assert!(port.arm(false), "its applications were not started yet");
-    port.disarm();
+    assert!(port.arm(0, false), "its applications were not started yet");
+    port.disarm(0);
     take(&port, Instant(0));
 
     offer(&port, &[0; 60]);
     port.notify();
     assert_eq!(woken(), 0, "the worker is awake");
-    assert!(port.arm(false), "and must not fall asleep");
-    port.disarm();
+    assert!(port.arm(0, false), "and must not fall asleep");
+    port.disarm(0);
     take(&port, Instant(0));
 
-    assert!(!port.arm(false));
+    assert!(!port.arm(0, false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             offer(&port, &[0; 60]);
@@ -191,13 +195,13 @@ fn a_sleeping_worker_is_woken_once_and_a_busy_one_never() {
         });
     });
     assert_eq!(woken(), 1);
-    port.disarm();
+    port.disarm(0);
     take(&port, Instant(0));
 
-    assert!(!port.arm(false));
+    assert!(!port.arm(0, false));
     port.poke();
     assert_eq!(woken(), 2);
-    assert_eq!(port.deadline(Instant(5)), Some(Instant(5)));
+    assert_eq!(port.deadline(0, Instant(5)), Some(Instant(5)));
 }
 
 #[test]
@@ -214,8 +218,8 @@ fn a_closed_endpoint_takes_and_sends_nothing() {
         }
     );
     assert!(take(&port, Instant(0)).is_empty());
-    assert!(!port.arm(true));
-    assert_eq!(port.deadline(Instant(0)), None);
+    assert!(!port.arm(0, true));
+    assert_eq!(port.deadline(0, Instant(0)), None);
 }
 
 #[test]

@@ -195,15 +195,15 @@ fn an_interface_that_is_removed_takes_the_port_down_for_good() {
         port.attach(waker.clone());
         assert_eq!(waker.noted(), ["watch"]);
         ip("link delete tap0");
-        port.woken();
+        port.woken(0);
         assert_eq!(waker.noted(), ["unwatch"], "a dead descriptor is ready for ever");
         let mut burst = Burst::default();
-        port.take(Instant(0), &mut burst);
+        port.take(0, Instant(0), &mut burst);
         assert!(burst.frames().is_empty());
         let down = Some(Refusal::Drop(DropReason::PortDown));
         assert_eq!(refusal(&port, VnetHeader::default(), &frame()), down);
-        assert!(!port.arm(true), "nothing to stay awake for");
-        port.disarm();
+        assert!(!port.arm(0, true), "nothing to stay awake for");
+        port.disarm(0);
         let status = port.status();
         assert!(!status.up);
         assert!(
@@ -227,7 +227,7 @@ fn reading_and_writing_notice_a_removal_as_well() {
         let writer = TapPort::open("tap1", 1500).expect("a new tap");
         ip("link delete tap0");
         ip("link delete tap1");
-        reader.take(Instant(0), &mut Burst::default());
+        reader.take(0, Instant(0), &mut Burst::default());
         assert!(!reader.status().up);
         let down = Some(Refusal::Drop(DropReason::PortDown));
         assert_eq!(refusal(&writer, VnetHeader::default(), &frame()), down);
@@ -247,22 +247,22 @@ fn sleeping_asks_for_room_only_when_wanted() {
         // What the kernel says by itself when an interface comes up.
         let mut burst = Burst::default();
         loop {
-            port.take(Instant(0), &mut burst);
+            port.take(0, Instant(0), &mut burst);
             if burst.frames().is_empty() {
                 break;
             }
             burst.clear();
         }
         waker.noted();
-        assert!(port.arm(true), "a tap has room");
-        port.disarm();
-        port.arm(false);
-        port.disarm();
+        assert!(port.arm(0, true), "a tap has room");
+        port.disarm(0);
+        port.arm(0, false);
+        port.disarm(0);
         assert_eq!(waker.noted(), ["room on", "room off"]);
 
         port.close();
         assert_eq!(waker.noted(), ["unwatch"]);
-        assert!(!port.status().up && !port.arm(true));
+        assert!(!port.status().up && !port.arm(0, true));
     });
 }
 

@@ -91,7 +91,7 @@ fn pump(ports: [&dyn Backend; 2], fds: &[RawFd], done: impl Fn() -> bool) -> Pum
         let now = Instant(start.elapsed().as_nanos() as u64);
         let mut moved = false;
         for (from, to) in [(0, 1), (1, 0)] {
-            ports[from].take(now, &mut burst);
+            ports[from].take(0, now, &mut burst);
             moved |= !burst.frames().is_empty();
             for frame in burst.frames() {
                 let Body::Owned(octets) = &frame.body else {
@@ -103,7 +103,7 @@ fn pump(ports: [&dyn Backend; 2], fds: &[RawFd], done: impl Fn() -> bool) -> Pum
                 let delivery = ports[to].deliver(&[outgoing(frame.vnet, octets)]);
                 pumped.refused += u64::from(delivery.refusal.is_some());
             }
-            ports[from].complete(&burst);
+            ports[from].complete(0, &burst);
             burst.clear();
             ports[to].notify();
         }
@@ -144,18 +144,18 @@ impl NotingWaker {
 }
 
 impl Waker for NotingWaker {
-    fn watch(&self, fd: RawFd) -> io::Result<()> {
+    fn watch(&self, _queue: u16, fd: RawFd) -> io::Result<()> {
         self.0.lock().push(("watch", fd));
         Ok(())
     }
-    fn watch_writable(&self, fd: RawFd, on: bool) -> io::Result<()> {
+    fn watch_writable(&self, _queue: u16, fd: RawFd, on: bool) -> io::Result<()> {
         self.0.lock().push((if on { "room on" } else { "room off" }, fd));
         Ok(())
     }
-    fn unwatch(&self, fd: RawFd) {
+    fn unwatch(&self, _queue: u16, fd: RawFd) {
         self.0.lock().push(("unwatch", fd));
     }
-    fn wake(&self) {
+    fn wake(&self, _queue: u16) {
         self.0.lock().push(("wake", -1));
     }
 }
