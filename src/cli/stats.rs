@@ -72,6 +72,7 @@ fn show(stats: &SwitchStats) -> String {
     for port in &stats.ports {
         text.push_str(&details(port));
     }
+    text.push_str(&placement(stats));
     for (index, worker) in stats.workers.iter().enumerate() {
         text.push_str(&format!(
             "worker {index}: {} frames in {} bursts, {} of {} rounds busy, slept {} times\n",
@@ -80,6 +81,31 @@ fn show(stats: &SwitchStats) -> String {
     }
     text.push_str(&format!("learned addresses: {}\n", stats.learned));
     text
+}
+
+/// Where queues run, if they could run elsewhere.
+fn placement(stats: &SwitchStats) -> String {
+    if stats.workers.len() < 2 {
+        return String::new();
+    }
+    let rows: Vec<Vec<String>> = stats
+        .queues
+        .iter()
+        .map(|queue| {
+            vec![
+                format!("{}/{}", queue.port, queue.queue),
+                queue.worker.to_string(),
+                format!("{:.1}", f64::from(queue.load) / 10.0),
+                queue.frames.to_string(),
+                queue.moves.to_string(),
+                queue.why.to_string(),
+            ]
+        })
+        .collect();
+    table::render(
+        &["QUEUE", "WORKER", "LOAD %", "FRAMES", "MOVES", "WHY THERE"],
+        &rows,
+    )
 }
 
 fn totals(port: &PortStats) -> Vec<String> {
@@ -196,6 +222,7 @@ fn rates(before: &SwitchStats, now: &SwitchStats, elapsed: Duration) -> String {
 mod tests {
     use introspection::stage::StageSummary;
     use introspection::stall::StallCounts;
+    use vswitch::control::{QueueStats, Why, WorkerStats};
     use vswitch::counters::DropReason;
 
     use super::*;
@@ -216,6 +243,7 @@ mod tests {
         };
         SwitchStats {
             ports: vec![port],
+            queues: Vec::new(),
             workers: Vec::new(),
             learned: 2,
         }
@@ -226,6 +254,35 @@ mod tests {
         let text = show(&stats(2000));
         assert!(text.contains("v0: 2 tx frames dropped: vlan"), "{text}");
         assert!(text.contains("learned addresses: 2"), "{text}");
+    }
+
+    #[test]
+    fn queues_tell_why_they_are_where_they_are() {
+        let mut stats = stats(0);
+        stats.queues = vec![QueueStats {
+            port: "v0".to_owned(),
+            queue: 3,
+            worker: 1,
+            load: 401,
+            frames: 77,
+            moves: 1,
+            why: Why::Balanced {
+                from: 0,
+                from_load: 900,
+                to_load: 25,
+                load: 400,
+            },
+        }];
+        assert!(!show(&stats).contains("v0/3"), "one worker leaves no choice");
+        stats.workers = vec![WorkerStats::default(); 2];
+        let text = show(&stats);
+        let line = text.lines().find(|line| line.starts_with("v0/3")).expect("a row");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[1..5], ["1", "40.1", "77", "1"]);
+        assert!(
+            line.ends_with("took 40.0 % of worker 0, which was 90.0 % busy and this one 2.5 %"),
+            "{line}"
+        );
     }
 
     #[test]

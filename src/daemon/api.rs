@@ -53,7 +53,7 @@ impl From<ControlError> for ApiError {
             | ControlError::BadVlan { .. }
             | ControlError::OutOfRange { .. }
             | ControlError::Rules { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            ControlError::Worker { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            ControlError::Worker { .. } | ControlError::Placement(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use introspection::Profile;
 use introspection::stage::Stage;
-use vswitch::control::{FilterInfo, PortInfo, PortStats, SwitchStats, WorkerMode, WorkerStats};
+use vswitch::control::{FilterInfo, PortInfo, PortStats, QueueStats, SwitchStats, WorkerMode, WorkerStats};
 use vswitch::counters::DropReason;
 
 /// A metric's name, its help, and where its value is.
@@ -21,6 +21,7 @@ pub(crate) fn render(stats: &SwitchStats, ports: &[PortInfo], filters: &[FilterI
     stalls(&mut page, &stats.ports);
     filter_counters(&mut page, filters);
     workers(&mut page, stats);
+    queues(&mut page, &stats.queues);
     page.family("learned_addresses", "gauge", "Addresses in the forwarding table");
     page.sample("learned_addresses", &[], stats.learned);
     page.0
@@ -251,6 +252,38 @@ fn workers(page: &mut Page, stats: &SwitchStats) {
         page.family(name, "counter", help);
         for (index, worker) in stats.workers.iter().enumerate() {
             page.sample(name, &[("worker", &index.to_string())], value(worker));
+        }
+    }
+}
+
+fn queues(page: &mut Page, queues: &[QueueStats]) {
+    let gauges: [Series<QueueStats>; 2] = [
+        ("queue_worker", "The worker that serves the queue", |queue| {
+            queue.worker as u64
+        }),
+        (
+            "queue_load_permille",
+            "What of its worker's time the queue took lately",
+            |queue| queue.load.into(),
+        ),
+    ];
+    let counters: [Series<QueueStats>; 2] = [
+        ("queue_frames_total", "Frames carried from the queue", |queue| {
+            queue.frames
+        }),
+        (
+            "queue_moves_total",
+            "Times that the queue went to another worker",
+            |queue| queue.moves,
+        ),
+    ];
+    for (kind, families) in [("gauge", gauges), ("counter", counters)] {
+        for (name, help, value) in families {
+            page.family(name, kind, help);
+            for queue in queues {
+                let labels = [("port", queue.port.as_str()), ("queue", &queue.queue.to_string())];
+                page.sample(name, &labels, value(queue));
+            }
         }
     }
 }

@@ -181,7 +181,7 @@ pub struct PortStats {
 }
 
 /// Counters of one worker.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct WorkerStats {
     /// Its configuration.
     #[serde(flatten)]
@@ -198,11 +198,76 @@ pub struct WorkerStats {
     pub sleeps: u64,
 }
 
+/// One queue of a port: where it runs, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueueStats {
+    /// The port.
+    pub port: String,
+    /// The port's queue.
+    pub queue: u16,
+    /// The worker that serves it.
+    pub worker: usize,
+    /// What of that worker's time it took in the last second, in thousandths; 0 where there is only one worker.
+    pub load: u32,
+    /// Frames carried.
+    pub frames: u64,
+    /// Times that it was handed over to another worker.
+    pub moves: u64,
+    /// Why it runs there.
+    pub why: Why,
+}
+
+/// Why a queue is with its worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Why {
+    /// It was put there when its port was made: queues are dealt out in turn.
+    Dealt,
+    /// Somebody asked for it.
+    Assigned,
+    /// Load was evened out. All loads are thousandths of a worker's time.
+    Balanced {
+        /// The worker that gave it away.
+        from: usize,
+        /// That worker's load with it.
+        from_load: u32,
+        /// The new worker's load without it.
+        to_load: u32,
+        /// Its own.
+        load: u32,
+    },
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let percent = |permille: u32| f64::from(permille) / 10.0;
+        match *self {
+            Self::Dealt => f.write_str("dealt out in turn"),
+            Self::Assigned => f.write_str("assigned"),
+            Self::Balanced {
+                from,
+                from_load,
+                to_load,
+                load,
+            } => write!(
+                f,
+                "took {:.1} % of worker {from}, which was {:.1} % busy and this one {:.1} %",
+                percent(load),
+                percent(from_load),
+                percent(to_load)
+            ),
+        }
+    }
+}
+
 /// Counters of the whole switch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SwitchStats {
     /// By port.
     pub ports: Vec<PortStats>,
+    /// By queue of each port.
+    #[serde(default)]
+    pub queues: Vec<QueueStats>,
     /// By worker.
     pub workers: Vec<WorkerStats>,
     /// Addresses in the forwarding table.
@@ -273,6 +338,9 @@ pub enum ControlError {
     /// The switch is full.
     #[error("the switch has {0} ports already, as many as it can have")]
     TooManyPorts(usize),
+    /// The thread that places queues could not start.
+    #[error("no thread to place queues on workers: {0}")]
+    Placement(String),
     /// The switch could not start.
     #[error("worker {worker}: {reason}")]
     Worker {

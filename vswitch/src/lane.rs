@@ -7,10 +7,11 @@
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::control::Why;
 use crate::port::{PortId, Waker};
 use crate::worker::Epoll;
 
@@ -28,9 +29,24 @@ pub(crate) struct Lane {
     pub(crate) id: LaneId,
     /// When its doorbell last woke the worker; 0 when that was used up.
     pub(crate) doorbell: AtomicU64,
+    pub(crate) meter: Meter,
     owner: AtomicUsize,
+    why: Mutex<Why>,
     wanted: AtomicUsize,
     watched: Mutex<Vec<Watched>>,
+}
+
+/// What was measured of a lane.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Nanoseconds that its owners spent on it.
+    pub(crate) busy: AtomicU64,
+    /// Frames carried.
+    pub(crate) frames: AtomicU64,
+    /// Times that it was handed over.
+    pub(crate) moves: AtomicU64,
+    /// What of its owner's time it took lately, in thousandths.
+    pub(crate) load: AtomicU32,
 }
 
 /// A descriptor that the owner sleeps on.
@@ -59,12 +75,22 @@ impl LaneId {
     }
 }
 
+impl Meter {
+    /// Counts frames that took this many nanoseconds.
+    pub(crate) fn add(&self, frames: u64, busy: u64) {
+        self.frames.fetch_add(frames, Ordering::Relaxed);
+        self.busy.fetch_add(busy, Ordering::Relaxed);
+    }
+}
+
 impl Lane {
     pub(crate) fn new(id: LaneId, owner: usize) -> Self {
         Self {
             id,
             doorbell: AtomicU64::new(0),
+            meter: Meter::default(),
             owner: AtomicUsize::new(owner),
+            why: Mutex::new(Why::Dealt),
             wanted: AtomicUsize::new(owner),
             watched: Mutex::default(),
         }
@@ -80,8 +106,14 @@ impl Lane {
         self.wanted.load(Ordering::Acquire)
     }
 
+    /// Why it is with its worker, or soon will be.
+    pub(crate) fn why(&self) -> Why {
+        *self.why.lock()
+    }
+
     /// Asks the owner to hand it over. It does so when it next adopts a port table.
-    pub(crate) fn want(&self, worker: usize) {
+    pub(crate) fn want(&self, worker: usize, why: Why) {
+        *self.why.lock() = why;
         self.wanted.store(worker, Ordering::Release);
     }
 
@@ -102,6 +134,7 @@ impl Lane {
             new.watch(watched.fd, watched.writable, self.id.to_bits()).is_ok()
         });
         self.owner.store(to, Ordering::SeqCst);
+        self.meter.moves.fetch_add(1, Ordering::Relaxed);
         new.wake();
         true
     }
@@ -206,7 +239,7 @@ mod tests {
         let rung = |worker: usize| -> Vec<LaneId> { epolls[worker].wait(Some(Duration::ZERO)).collect() };
         assert_eq!((rung(0), rung(1)), (vec![lane.id], vec![]));
         assert!(!lane.hand_over(&epolls), "nobody wants it");
-        lane.want(1);
+        lane.want(1, Why::Assigned);
         assert!(lane.hand_over(&epolls));
         assert_eq!((rung(0), rung(1)), (vec![], vec![lane.id]));
         waker.unwatch(0, bell.as_raw_fd());

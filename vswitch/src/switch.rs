@@ -27,6 +27,7 @@ use crate::port::tap::TapPort;
 use crate::port::vhost_user::VhostUserPort;
 use crate::port::{Backend, PortId};
 use crate::probe::Probe;
+use crate::rebalance;
 use crate::table::{ForwardingTable, TableConfig};
 use crate::vlan::Membership;
 use crate::worker::{self, Epoll, WorkerHandle};
@@ -98,7 +99,7 @@ impl PortTable {
         self.slots.iter().flatten()
     }
 
-    fn named(&self, name: &str) -> Result<&Arc<Port>, ControlError> {
+    pub(crate) fn named(&self, name: &str) -> Result<&Arc<Port>, ControlError> {
         self.ports()
             .find(|port| port.name == name)
             .ok_or_else(|| ControlError::NoSuchPort(name.to_owned()))
@@ -190,7 +191,16 @@ impl Switch {
             })?;
             switch.threads.lock().push(thread);
         }
+        if shared.workers.len() > 1 {
+            let thread =
+                rebalance::spawn(shared).map_err(|error| ControlError::Placement(error.to_string()))?;
+            switch.threads.lock().push(thread);
+        }
         Ok(switch)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     /// Adds a port. For an endpoint, one that answers ARP, ping, echo and discard.
@@ -286,33 +296,6 @@ impl Switch {
         }
     }
 
-    /// Has another worker serve a queue of a port: it goes over between two bursts, so that none of its frames is lost or
-    /// overtaken.
-    pub fn assign(&self, port: &str, queue: u16, worker: usize) -> Result<(), ControlError> {
-        let table = self.shared.table();
-        let port = table.named(port)?;
-        let out_of_range = |what, value: u64, range| ControlError::OutOfRange {
-            port: port.name.clone(),
-            what,
-            value,
-            range,
-        };
-        let lane = port
-            .lanes
-            .get(usize::from(queue))
-            .ok_or_else(|| out_of_range("the queue", queue.into(), "below the port's number of queues"))?;
-        if worker >= self.shared.workers.len() {
-            return Err(out_of_range(
-                "the worker",
-                worker as u64,
-                "below the switch's number of workers",
-            ));
-        }
-        lane.want(worker);
-        self.shared.renew();
-        Ok(())
-    }
-
     /// All ports.
     pub fn ports(&self) -> Vec<PortInfo> {
         self.shared.table().ports().map(|port| self.info(port)).collect()
@@ -377,8 +360,10 @@ impl Switch {
                 stalls: port.probe.stall_counts(),
             }
         };
+        let table = self.shared.table();
         SwitchStats {
-            ports: self.shared.table().ports().map(stats).collect(),
+            ports: table.ports().map(stats).collect(),
+            queues: rebalance::queue_stats(&table),
             workers: self.shared.workers.iter().map(|worker| worker.stats()).collect(),
             learned: self.shared.forwarding.len(),
         }
@@ -436,6 +421,7 @@ impl Switch {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.wake_all();
         for thread in self.threads.lock().drain(..) {
+            thread.thread().unpark();
             if thread.join().is_err() {
                 tracing::error!("a worker had died");
             }

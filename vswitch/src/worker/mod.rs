@@ -173,17 +173,23 @@ impl Worker {
         } else {
             Instant(rung).min(begun)
         };
-        for turn in 0..BURSTS_PER_TURN {
-            let taken = if turn == 0 { begun } else { clock::now() };
+        let mut taken = begun;
+        let mut carried = 0;
+        for _ in 0..BURSTS_PER_TURN {
             let frames = self
                 .carriage
                 .carry(&served.port, served.lane.id, start, begun, taken);
             if frames == 0 {
-                return turn > 0;
+                break;
             }
             self.handle.count_burst(frames);
+            carried += frames as u64;
+            taken = clock::now();
         }
-        true
+        if carried > 0 {
+            served.lane.meter.add(carried, taken.since(begun));
+        }
+        carried > 0
     }
 
     /// Carries on what filters held and now let go.
