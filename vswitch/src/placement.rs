@@ -102,17 +102,14 @@ mod tests {
 
     #[test]
     fn the_move_that_evens_out_best_is_chosen() {
-        let lanes = [lane(0, 500), lane(0, 300), lane(0, 150), lane(1, 100)];
-        let moves = rebalance(&lanes, 2);
-        // 950 and 100: moving 500 leaves 450 and 600, moving 300 leaves 650 and 400.
-        assert_eq!(
-            moves,
-            [Move {
-                lane: 0,
-                from: (0, 950),
-                to: (1, 100)
-            }]
-        );
+        let lanes = [lane(0, 500), lane(0, 300), lane(0, 150), lane(1, 40)];
+        // 950 and 40: moving 500 leaves 450 and 540, moving 300 leaves 650 and 340.
+        let best = Move {
+            lane: 0,
+            from: (0, 950),
+            to: (1, 40),
+        };
+        assert_eq!(rebalance(&lanes, 2), [best]);
     }
 
     #[test]
