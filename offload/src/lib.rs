@@ -10,6 +10,7 @@ mod offloads;
 mod parse;
 mod request;
 mod segment;
+mod tunnel;
 pub mod view;
 
 pub use checksum::{ChecksumError, finish};
@@ -19,3 +20,4 @@ pub use offloads::OffloadError;
 pub use parse::{ParseError, parse};
 pub use request::{Checksum, Gso, GsoKind, Offloads, VnetHeader};
 pub use segment::{SegmentError, Segmenter};
+pub use tunnel::{Tunnel, TunnelKind, parse_inner};

@@ -42,11 +42,15 @@ pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
     if frame_len < header.len() {
         return Err(length_error);
     }
-    let stored_len = u32::try_from(frame_len).map_err(|_| length_error)?;
+    frame(&ethernet, 0, frame_len).ok_or(length_error)
+}
 
+/// Reads a frame that starts `base` octets into a longer one and ends at its octet `end`. `None` when offsets do not fit.
+#[inline]
+pub(crate) fn frame(ethernet: &EthernetView<'_>, base: usize, end: usize) -> Option<FrameMeta> {
     let mut ethertype = ethernet.ethertype();
     let mut rest = ethernet.payload();
-    let mut offset = EthernetView::LEN;
+    let mut offset = base + EthernetView::LEN;
     let mut vlan = None;
     for _ in 0..MAX_TAGS {
         if !ethertype::is_vlan(ethertype) {
@@ -58,21 +62,27 @@ pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
         rest = tag.payload();
         offset += VlanView::LEN;
     }
-    let network = match ethertype {
-        ethertype::IPV4 => ipv4(rest, offset, frame_len).map(Network::Ipv4),
-        ethertype::IPV6 => ipv6(rest, offset, frame_len).map(Network::Ipv6),
-        ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
-        _ => None,
-    };
-    Ok(FrameMeta {
-        frame_len: stored_len,
+    Some(FrameMeta {
+        frame_len: u32::try_from(end).ok()?,
         dst: ethernet.dst(),
         src: ethernet.src(),
         vlan,
         ethertype,
-        network_offset: offset as u16,
-        network: network.unwrap_or(Network::Other),
+        network_offset: u16::try_from(offset).ok()?,
+        network: network(ethertype, rest, offset, end),
     })
+}
+
+/// Reads a packet that stands at `offset` of a frame which ends at `end`.
+#[inline]
+pub(crate) fn network(ethertype: u16, packet: &[u8], offset: usize, end: usize) -> Network {
+    match ethertype {
+        ethertype::IPV4 => ipv4(packet, offset, end).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6(packet, offset, end).map(Network::Ipv6),
+        ethertype::ARP => ArpView::new(packet).ok().map(|_| Network::Arp),
+        _ => None,
+    }
+    .unwrap_or(Network::Other)
 }
 
 fn ipv4(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
