@@ -1,9 +1,10 @@
-//! Checked views, one-pass parsing, checksums and segmentation of network frames.
+//! Checked views, one-pass parsing, checksums, segmentation and coalescing of network frames.
 //!
 //! No I/O, no clock, no allocation per frame.
 
 pub mod build;
 pub mod checksum;
+pub mod coalesce;
 mod mac;
 mod meta;
 mod offloads;
