@@ -1,8 +1,8 @@
 //! Frames and packets inside of tunnels.
 
-use crate::parse::{frame, network};
-use crate::view::{EthernetView, GeneveView, GreView, VxlanView, ethertype, protocol};
-use crate::{FrameMeta, IpMeta, Transport};
+use crate::parse::{packet, parse};
+use crate::view::{GeneveView, GreView, VxlanView, ethertype, protocol};
+use crate::{FrameMeta, IpMeta, Network, Transport};
 
 /// What a tunnel's own header is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,15 +44,16 @@ pub fn parse_inner(header: &[u8], meta: &FrameMeta) -> Option<Tunnel> {
     };
     let octets = header.get(offset..end.min(header.len()))?;
     let (kind, id, protocol, payload) = read(ip, octets)?;
-    let start = offset + octets.len() - payload.len();
+    let start = u16::try_from(offset + octets.len() - payload.len()).ok()?;
+    let len = end - usize::from(start);
     let inner = match protocol {
-        ethertype::TRANSPARENT_ETHERNET => frame(&EthernetView::new(payload).ok()?, start, end)?,
+        ethertype::TRANSPARENT_ETHERNET => parse(payload, len).ok()?,
         ethertype::IPV4 | ethertype::IPV6 => FrameMeta {
-            frame_len: u32::try_from(end).ok()?,
+            frame_len: len as u32,
             vlan: None,
             ethertype: protocol,
-            network_offset: u16::try_from(start).ok()?,
-            network: network(protocol, payload, start, end),
+            network_offset: 0,
+            network: packet(protocol, payload, len),
             ..*meta
         },
         _ => return None,
@@ -61,8 +62,24 @@ pub fn parse_inner(header: &[u8], meta: &FrameMeta) -> Option<Tunnel> {
         kind,
         offset: offset as u16,
         id,
-        inner,
+        inner: moved(inner, start),
     })
+}
+
+/// The same metadata with offsets that count from `by` octets further in front. Headers end far below 64 KiB.
+fn moved(mut meta: FrameMeta, by: u16) -> FrameMeta {
+    meta.frame_len += u32::from(by);
+    meta.network_offset += by;
+    if let Network::Ipv4(ip) | Network::Ipv6(ip) = &mut meta.network {
+        ip.transport_offset += by;
+        ip.end += u32::from(by);
+        match &mut ip.transport {
+            Transport::Tcp(tcp) => tcp.payload_offset += by,
+            Transport::Udp(udp) => udp.payload_offset += by,
+            Transport::Icmp { .. } | Transport::Other => {}
+        }
+    }
+    meta
 }
 
 /// A tunnel's kind, identifier, payload type and payload.
