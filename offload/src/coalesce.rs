@@ -10,8 +10,9 @@
 //! - equal Ethernet headers with all tags, addresses, ports, traffic class with its ECN mark, hop limit, flow label, DF;
 //! - no IP options, extension headers, fragments, or octets behind the packet;
 //! - payload that follows in sequence, of the first one's length or, at the end, shorter;
-//! - equal acknowledgement number, window and options. Timestamps count as options, as in Linux; the rules of Windows
-//!   (NDIS 6.30) merge growing ones and acknowledgements too, which would hide from a sender's congestion control what it is told;
+//! - equal acknowledgement number, window and options, timestamps included. Windows' rules (NDIS 6.30, "Rules for Coalescing
+//!   TCP/IP Segments") also merge growing timestamps and acknowledgements, and tell the host of them beside the frame; nothing
+//!   here would;
 //! - ACK set, no SYN, RST or URG; PSH and FIN end a merged frame, CWR only starts one; other flags are equal;
 //! - IPv4 identifications that count up by one or, with DF, stay the same;
 //! - checksums that are known to be right, or found to be here; or still partial, all alike.

@@ -134,15 +134,15 @@ impl<const COPY: bool> Cursor<COPY> {
             unsafe { self.align(&mut sums[3]) };
         }
         let mut total = 0;
-        loop {
-            // SAFETY: the cursor's promise is this function's too.
-            unsafe { self.block(&mut sums) };
+        while self.left > BLOCK {
+            // SAFETY: more octets are left than are taken.
+            unsafe { self.take(&mut sums, self.left - BLOCK) };
             total += Tops::total(&sums);
-            if self.left == 0 {
-                break;
-            }
             sums = [Tops::new(); 4];
         }
+        // SAFETY: the cursor's promise is this function's too.
+        unsafe { self.take(&mut sums, 0) };
+        total += Tops::total(&sums);
         if odd {
             u64::from(fold(total).swap_bytes())
         } else {
@@ -167,14 +167,13 @@ impl<const COPY: bool> Cursor<COPY> {
         }
     }
 
-    /// Takes up to `BLOCK` octets.
+    /// Takes whole vectors until fewer than one is left besides `rest` octets, and then the last ones if that is 0.
     ///
     /// # Safety
     /// The cursor's own.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn block(&mut self, sums: &mut [Tops; 4]) {
-        let rest = self.left.saturating_sub(BLOCK);
+    unsafe fn take(&mut self, sums: &mut [Tops; 4], rest: usize) {
         // SAFETY: each vector was seen to be left before it is taken.
         unsafe {
             while self.left - rest >= 4 * VECTOR {
