@@ -3,9 +3,12 @@
 //! Partial results are `u64` sums of big-endian 16-bit words: add as many as needed, each over an even number of octets
 //! but the last, then [`fold`].
 
+mod copy;
 mod lanes;
 
 use core::net::IpAddr;
+
+pub use copy::{copy_and_sum, copy_and_sum_raw};
 
 use crate::view::protocol;
 use crate::{Checksum, FrameMeta, IpMeta, Offloads, Transport};
@@ -30,21 +33,20 @@ pub enum ChecksumError {
 
 /// The ones' complement sum of `data` as big-endian 16-bit words, an odd last octet padded with a zero behind it.
 ///
-/// The result is at most 0xffff, so that sums of many pieces can be added. Uses AVX2 where the processor has it and the
-/// length makes it pay.
+/// The result is at most 0xffff, so that sums of many pieces can be added. Uses AVX-512 or AVX2 where the processor has
+/// them.
 #[inline]
 pub fn sum(data: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(lanes::sum_native(data))))
 }
 
 /// Folds a sum to 16 bits with end-around carry.
+///
+/// A number added to itself with its halves swapped has the halves' sum in its upper half, where the lower one's carry came in.
 #[inline]
 pub const fn fold(sum: u64) -> u16 {
-    let sum = (sum >> 32) + (sum & 0xffff_ffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    let sum = (sum >> 16) + (sum & 0xffff);
-    sum as u16
+    let sum = (sum.wrapping_add(sum.rotate_left(32)) >> 32) as u32;
+    (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16
 }
 
 /// The Internet checksum of `data` (RFC 1071): the complement of its folded sum.

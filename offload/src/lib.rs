@@ -1,15 +1,17 @@
-//! Checked views, one-pass parsing, checksums and segmentation of network frames.
+//! Checked views, one-pass parsing, checksums, segmentation and coalescing of network frames.
 //!
 //! No I/O, no clock, no allocation per frame.
 
 pub mod build;
 pub mod checksum;
+pub mod coalesce;
 mod mac;
 mod meta;
 mod offloads;
 mod parse;
 mod request;
 mod segment;
+mod tunnel;
 pub mod view;
 
 pub use checksum::{ChecksumError, finish};
@@ -19,3 +21,4 @@ pub use offloads::OffloadError;
 pub use parse::{ParseError, parse};
 pub use request::{Checksum, Gso, GsoKind, Offloads, VnetHeader};
 pub use segment::{SegmentError, Segmenter};
+pub use tunnel::{Tunnel, TunnelKind, parse_inner};

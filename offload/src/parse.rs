@@ -59,8 +59,8 @@ pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
         offset += VlanView::LEN;
     }
     let network = match ethertype {
-        ethertype::IPV4 => ipv4(rest, offset, frame_len).map(Network::Ipv4),
-        ethertype::IPV6 => ipv6(rest, offset, frame_len).map(Network::Ipv6),
+        ethertype::IPV4 => ipv4::<false>(rest, offset, frame_len).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6::<false>(rest, offset, frame_len).map(Network::Ipv6),
         ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
         _ => None,
     };
@@ -75,7 +75,18 @@ pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
     })
 }
 
-fn ipv4(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
+/// Reads a packet of `len` octets that starts with `packet`; offsets count from its first octet.
+pub(crate) fn packet(ethertype: u16, packet: &[u8], len: usize) -> Network {
+    match ethertype {
+        ethertype::IPV4 => ipv4::<true>(packet, 0, len).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6::<true>(packet, 0, len).map(Network::Ipv6),
+        _ => None,
+    }
+    .unwrap_or(Network::Other)
+}
+
+/// A copy of its own for each caller, `parse` and `packet`: one that is shared costs the former half as much again.
+fn ipv4<const INNER: bool>(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
     let view = Ipv4View::new(packet).ok()?;
     let available = frame_len.checked_sub(offset)?;
     let len = match usize::from(view.total_len()) {
@@ -102,7 +113,8 @@ fn ipv4(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
     })
 }
 
-fn ipv6(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
+/// As [`ipv4`].
+fn ipv6<const INNER: bool>(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
     let view = Ipv6View::new(packet).ok()?;
     let available = frame_len.checked_sub(offset + Ipv6View::LEN)?;
     let len = match usize::from(view.payload_len()) {

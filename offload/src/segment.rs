@@ -1,12 +1,11 @@
-//! Software segmentation of TCP and UDP frames (TSO, USO).
+//! Software segmentation of TCP and UDP frames (TSO, USO), inside of tunnels too.
+
+mod headers;
 
 use crate::checksum;
 use crate::offloads::Cut;
-use crate::view::{Ipv4View, Ipv6View};
-use crate::{FrameMeta, Gso, GsoKind, Network, TcpFlags};
-
-/// Congestion window reduced (RFC 3168, 6.1.2).
-const TCP_CWR: u8 = 0x80;
+use crate::{FrameMeta, Gso, GsoKind, Tunnel};
+use headers::{Inner, Ip, Outer, Part};
 
 /// Why a frame cannot be segmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,30 +34,24 @@ pub enum SegmentError {
 
 /// Cuts one frame into segments that fit a receiver without GSO, one buffer at a time.
 ///
-/// Each segment repeats the frame's headers with these changes: IPv4 total length, identification (counted up) and
-/// header checksum; IPv6 payload length; TCP sequence number, FIN and PSH only in the last segment, CWR only in the
-/// first; UDP length; a complete transport checksum. What the frame's own checksum field holds does not matter.
-/// Octets behind the IP packet (Ethernet padding) are left out.
+/// Each segment repeats the frame's headers with these changes: IPv4 total length, identification and header checksum;
+/// IPv6 payload length; TCP sequence number, FIN and PSH only in the last segment, CWR only in the first; UDP length; a
+/// complete transport checksum. What the frame's own checksum field holds does not matter. Octets behind the IP packet
+/// (Ethernet padding) are left out. Extension headers, VLAN tags and tunnels' options are repeated as they are.
+///
+/// Identifications count up, whether or not DF is set. Without DF they must differ; with it they mean nothing (RFC 6864, 4.1), and
+/// counting is what Linux does with what it cuts for a sender, while it repeats them only where it merged packets that had one
+/// identification.
 #[derive(Clone, Debug)]
 pub struct Segmenter<'f> {
     headers: &'f [u8],
     payload: &'f [u8],
     size: usize,
-    layout: Layout,
+    ip: Ip,
+    transport: Inner,
+    outer: Option<Outer>,
     index: usize,
     segments: usize,
-}
-
-/// Where the fields stand that differ from segment to segment.
-#[derive(Clone, Copy, Debug)]
-struct Layout {
-    ipv4: bool,
-    tcp: bool,
-    network: usize,
-    transport: usize,
-    checksum: usize,
-    /// The pseudo-header's sum without the length.
-    pseudo: u64,
 }
 
 impl<'f> Segmenter<'f> {
@@ -68,34 +61,53 @@ impl<'f> Segmenter<'f> {
 
     /// Prepares to cut `frame`, whole and contiguous, of which `meta` was parsed.
     pub fn new(frame: &'f [u8], meta: &FrameMeta, gso: Gso) -> Result<Self, SegmentError> {
+        Self::with_outer(frame, meta, gso, |_| Some(None))
+    }
+
+    /// Prepares to cut what is inside of a tunnel: `tunnel` was found by [`crate::parse_inner`] in `frame` and its `meta`, and
+    /// `gso` is about the packet inside.
+    ///
+    /// The headers outside change like those inside. A UDP datagram without a checksum stays so; a GRE checksum is completed,
+    /// and a GRE sequence number counts up, which asks the sender to go on from there.
+    pub fn tunnel(
+        frame: &'f [u8],
+        meta: &FrameMeta,
+        tunnel: &Tunnel,
+        gso: Gso,
+    ) -> Result<Self, SegmentError> {
+        Self::with_outer(frame, &tunnel.inner, gso, |headers| {
+            Outer::read(headers, meta, tunnel).map(Some)
+        })
+    }
+
+    /// `meta` is that of the packet to be cut. `outer` reads what is around it and fails with `None`.
+    fn with_outer(
+        frame: &'f [u8],
+        meta: &FrameMeta,
+        gso: Gso,
+        outer: impl FnOnce(&[u8]) -> Option<Option<Outer>>,
+    ) -> Result<Self, SegmentError> {
         let cut = Cut::of(meta, gso.kind).ok_or(SegmentError::Mismatch)?;
-        let ip = cut.ip;
         let size = usize::from(gso.size);
         if size == 0 {
             return Err(SegmentError::Size);
         }
         let (headers, payload) = frame
-            .get(..ip.end as usize)
+            .get(..cut.ip.end as usize)
             .and_then(|packet| packet.split_at_checked(usize::from(cut.payload_offset)))
             .ok_or(SegmentError::Truncated {
-                end: ip.end,
+                end: cut.ip.end,
                 len: frame.len(),
             })?;
-        let ipv4 = matches!(meta.network, Network::Ipv4(_));
-        let layout = Layout {
-            ipv4,
-            tcp: gso.kind != GsoKind::Udp,
-            network: usize::from(meta.network_offset),
-            transport: usize::from(ip.transport_offset),
-            checksum: usize::from(ip.transport_offset) + usize::from(cut.checksum_field),
-            pseudo: checksum::pseudo_header(ip.src, ip.dst, ip.protocol, 0),
-        };
-        layout.check(headers)?;
-        let longest = headers.len() + size.min(payload.len()) - layout.network;
-        let fixed = if ipv4 { 0 } else { Ipv6View::LEN };
-        if longest - fixed > usize::from(u16::MAX) {
-            return Err(SegmentError::TooLong(longest));
-        }
+        let ip = Ip::read(headers, meta, cut.ip).ok_or(SegmentError::Mismatch)?;
+        let is_tcp = gso.kind != GsoKind::Udp;
+        let transport = Inner::read(headers, &cut, is_tcp).ok_or(SegmentError::Mismatch)?;
+        let outer = outer(headers).ok_or(SegmentError::Mismatch)?;
+        let longest = headers.len() + size.min(payload.len());
+        ip.fits(longest).map_err(SegmentError::TooLong)?;
+        outer
+            .map_or(Ok(()), |outer| outer.fits(longest))
+            .map_err(SegmentError::TooLong)?;
         let segments = payload.len().div_ceil(size).max(1);
         if segments > Self::MAX_SEGMENTS {
             return Err(SegmentError::TooMany(segments));
@@ -104,7 +116,9 @@ impl<'f> Segmenter<'f> {
             headers,
             payload,
             size,
-            layout,
+            ip,
+            transport,
+            outer,
             index: 0,
             segments,
         })
@@ -141,8 +155,18 @@ impl<'f> Segmenter<'f> {
         let out = out.get_mut(..len)?;
         let (to_headers, to_payload) = out.split_at_mut(self.headers.len());
         to_headers.copy_from_slice(self.headers);
-        to_payload.copy_from_slice(payload);
-        self.patch(out)?;
+        let part = Part {
+            index: self.index,
+            passed: self.index * self.size,
+            last: self.remaining() == 1,
+            payload: checksum::copy_and_sum(to_payload, payload),
+            payload_offset: self.headers.len(),
+        };
+        self.ip.patch(out, &part)?;
+        self.transport.patch(out, &part)?;
+        if let Some(outer) = &self.outer {
+            outer.patch(out, &part)?;
+        }
         self.index += 1;
         Some(len)
     }
@@ -155,75 +179,6 @@ impl<'f> Segmenter<'f> {
         let end = (start + self.size).min(self.payload.len());
         self.payload.get(start..end)
     }
-
-    /// Turns a copy of the frame's headers into the segment's own. `Layout::check` has seen that the fields exist.
-    fn patch(&self, out: &mut [u8]) -> Option<()> {
-        let Layout {
-            network, transport, ..
-        } = self.layout;
-        let ip_len = out.len() - network;
-        if self.layout.ipv4 {
-            put(out, network + 2, (ip_len as u16).to_be_bytes())?;
-            let id = u16::from_be_bytes(*out.get(network + 4..)?.first_chunk()?);
-            put(out, network + 4, id.wrapping_add(self.index as u16).to_be_bytes())?;
-            put(out, network + 10, [0, 0])?;
-            let header_len = usize::from(out.get(network)? & 0x0f) * 4;
-            let check = checksum::internet(out.get(network..network + header_len)?);
-            put(out, network + 10, check.to_be_bytes())?;
-        } else {
-            put(out, network + 4, ((ip_len - Ipv6View::LEN) as u16).to_be_bytes())?;
-        }
-        let transport_len = out.len() - transport;
-        if self.layout.tcp {
-            self.patch_tcp(out)?;
-        } else {
-            put(out, transport + 4, (transport_len as u16).to_be_bytes())?;
-        }
-        put(out, self.layout.checksum, [0, 0])?;
-        let sum = self.layout.pseudo + transport_len as u64 + checksum::sum(out.get(transport..)?);
-        let mut check = !checksum::fold(sum);
-        if !self.layout.tcp {
-            check = checksum::nonzero(check);
-        }
-        put(out, self.layout.checksum, check.to_be_bytes())
-    }
-
-    fn patch_tcp(&self, out: &mut [u8]) -> Option<()> {
-        let transport = self.layout.transport;
-        let seq = u32::from_be_bytes(*out.get(transport + 4..)?.first_chunk()?);
-        let passed = (self.index * self.size) as u32;
-        put(out, transport + 4, seq.wrapping_add(passed).to_be_bytes())?;
-        let flags = out.get_mut(transport + 13)?;
-        if self.index > 0 {
-            *flags &= !TCP_CWR;
-        }
-        if self.index + 1 < self.segments {
-            *flags &= !(TcpFlags::FIN | TcpFlags::PSH);
-        }
-        Some(())
-    }
-}
-
-impl Layout {
-    /// Checks once that all fields to be written lie in the frame's headers, should `meta` be of another frame.
-    fn check(&self, headers: &[u8]) -> Result<(), SegmentError> {
-        let ip_len = if self.ipv4 {
-            headers
-                .get(self.network..self.transport)
-                .and_then(|header| Ipv4View::new(header).ok())
-                .map(|view| view.header_len())
-        } else {
-            Some(Ipv6View::LEN)
-        };
-        let fits = ip_len.is_some_and(|len| self.network + len <= self.transport)
-            && self.checksum + 2 <= headers.len();
-        if fits { Ok(()) } else { Err(SegmentError::Mismatch) }
-    }
-}
-
-fn put<const N: usize>(out: &mut [u8], at: usize, octets: [u8; N]) -> Option<()> {
-    *out.get_mut(at..)?.first_chunk_mut()? = octets;
-    Some(())
 }
 
 #[cfg(test)]

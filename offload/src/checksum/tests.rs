@@ -18,6 +18,22 @@ fn odd_lengths_are_padded_behind() {
 }
 
 #[test]
+fn copies_come_with_their_sum() {
+    let data: Vec<u8> = (0..1999_u32).map(|n| (n * 37 % 251) as u8).collect();
+    for len in [0, 1, 2, 63, 64, 65, 511, 512, 1448, 1999] {
+        let mut copy = vec![0xee; len];
+        assert_eq!(copy_and_sum(&mut copy, &data[..len]), sum(&data[..len]), "{len}");
+        assert_eq!(copy, data[..len]);
+    }
+}
+
+#[test]
+#[should_panic(expected = "length of its source")]
+fn copies_have_the_length_of_their_source() {
+    copy_and_sum(&mut [0; 3], &[0; 4]);
+}
+
+#[test]
 fn folding_carries_around() {
     assert_eq!(fold(u64::MAX), 0xffff);
     assert_eq!(fold(0x1_0000), 1);

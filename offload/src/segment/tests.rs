@@ -1,8 +1,9 @@
 use super::*;
 use crate::checksum::verify_transport;
-use crate::view::{TcpView, UdpView};
-use crate::{VlanTag, parse};
+use crate::view::{Ipv4View, Ipv6View, TcpView, UdpView};
+use crate::{TcpFlags, VlanTag, parse};
 
+const TCP_CWR: u8 = 0x80;
 const FLAGS: u8 = TCP_CWR | TcpFlags::FIN | TcpFlags::PSH | TcpFlags::ACK;
 
 fn tcp4(payload: usize) -> Vec<u8> {

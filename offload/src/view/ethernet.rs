@@ -13,6 +13,8 @@ pub mod ethertype {
     pub const VLAN: u16 = 0x8100;
     /// 802.1ad service tag.
     pub const SERVICE_VLAN: u16 = 0x88a8;
+    /// An Ethernet frame inside of a tunnel (RFC 1701, 8; RFC 8926, 3.4).
+    pub const TRANSPARENT_ETHERNET: u16 = 0x6558;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
 

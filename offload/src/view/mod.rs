@@ -11,6 +11,7 @@ mod icmp;
 mod ipv4;
 mod ipv6;
 mod tcp;
+mod tunnel;
 mod udp;
 
 pub use arp::{ArpOperation, ArpView};
@@ -19,6 +20,7 @@ pub use icmp::IcmpView;
 pub use ipv4::Ipv4View;
 pub use ipv6::{ExtensionKind, ExtensionView, ExtensionWalk, Ipv6View};
 pub use tcp::{TcpOption, TcpOptions, TcpView};
+pub use tunnel::{GeneveView, GreView, VxlanView};
 pub use udp::UdpView;
 
 /// IP protocol numbers (IANA registry "Assigned Internet Protocol Numbers").
@@ -29,6 +31,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP.
     pub const UDP: u8 = 17;
+    /// GRE.
+    pub const GRE: u8 = 47;
     /// ICMP for IPv6.
     pub const ICMPV6: u8 = 58;
     /// IPv6: nothing follows (RFC 8200, 4.7).
@@ -63,6 +67,14 @@ pub enum ViewError {
         header: &'static str,
         /// The claimed length in octets.
         stated: usize,
+    },
+    /// A tunnel's header of an unknown version, or with the routing field that RFC 2784 took out of GRE.
+    #[error("{header} header of version {found} or of an unknown form")]
+    TunnelVersion {
+        /// The header's name.
+        header: &'static str,
+        /// The version in the octets.
+        found: u8,
     },
     /// An ARP packet for other hardware or another protocol than Ethernet and IPv4.
     #[error("ARP packet is not for IPv4 over Ethernet")]

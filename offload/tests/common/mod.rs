@@ -1,7 +1,9 @@
 //! Frames for the tests, written by etherparse rather than by the crate under test.
 #![allow(dead_code)] // Each test binary uses its part.
 
+pub(crate) mod coalescing;
 pub(crate) mod invariants;
+pub(crate) mod segmentation;
 
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv4Options, Ipv6Extensions,
