@@ -10,6 +10,7 @@ mod meta;
 mod offloads;
 mod parse;
 mod request;
+pub mod rss;
 mod segment;
 mod tunnel;
 pub mod view;
