@@ -250,7 +250,7 @@ impl Carriage {
             return;
         }
         if egress::deliver(port, packets, &self.arena, &mut self.scratch) {
-            self.wake_owner(port);
+            self.wake_servers(port);
         }
         self.stamps.copied(clock::now(), packets);
         if !self.touched.contains(&port.id) {
@@ -335,13 +335,24 @@ impl Carriage {
         }
     }
 
-    /// Wakes the worker that sees to the port, if that is another one: it may sleep without knowing of a backlog or a deadline.
+    /// Wakes the worker that sees to the port, if that is another one: it may sleep without knowing of a deadline.
     fn wake_owner(&self, port: &Port) {
-        let home = port.home();
-        if home != self.worker
-            && let Some(owner) = self.shared.workers.get(home)
+        self.wake(port.home());
+    }
+
+    /// Wakes all workers that serve queues of the port, but for this one: each has to know of a backlog before it sleeps,
+    /// to ask for room in the receive rings of its queues.
+    fn wake_servers(&self, port: &Port) {
+        for lane in &port.lanes {
+            self.wake(lane.owner());
+        }
+    }
+
+    fn wake(&self, worker: usize) {
+        if worker != self.worker
+            && let Some(other) = self.shared.workers.get(worker)
         {
-            owner.wake();
+            other.wake();
         }
     }
 

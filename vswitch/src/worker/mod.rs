@@ -160,6 +160,8 @@ impl Worker {
         if moved {
             self.shared.renew();
         }
+        // What filters let go of a lane meanwhile may have been told to its last owner, or before the lane was this worker's.
+        self.handle.releases();
         self.carriage.use_table(Arc::clone(&self.table));
         self.handle.generation.store(generation, Ordering::Release);
     }

@@ -1,5 +1,7 @@
 //! Bursts through the switch, without threads: backends are queues, and each round is asked for.
 
+mod lanes;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,10 +33,16 @@ struct Queues {
     can: Capabilities,
     /// Frames that it still takes.
     room: AtomicUsize,
+    /// Queues beyond the first, which send nothing.
+    spare: u16,
 }
 
 impl Backend for Queues {
     fn attach(&self, _: Arc<dyn Waker>) {}
+
+    fn queues(&self) -> u16 {
+        1 + self.spare
+    }
 
     fn take(&self, _: u16, _: Instant, burst: &mut Burst) {
         let mut sent = self.sent.lock();
@@ -114,30 +122,40 @@ impl Bench {
             workers: vec![WorkerConfig::default(); workers],
         };
         let shared = Arc::new(Shared::new(&config).expect("epoll works"));
-        let mut guests = Vec::new();
-        for (slot, (vlan, can)) in ports.iter().enumerate() {
-            let guest = Arc::new(Queues {
-                can: *can,
-                room: AtomicUsize::new(usize::MAX),
-                ..Queues::default()
-            });
-            let config = PortConfig {
-                vlan: vlan.clone(),
-                ..PortConfig::new(format!("p{slot}"), PortKind::Endpoint(String::new()))
-            };
-            let backend: Arc<dyn Backend> = Arc::clone(&guest) as _;
-            let port = Arc::new(Port::new(slot, &config, backend, workers));
-            shared.publish(|slots| slots.push(Some(port)));
-            guests.push(guest);
-        }
         let workers = (0..workers)
             .map(|index| Carriage::new(Arc::clone(&shared), index))
             .collect();
-        Self {
+        let mut bench = Self {
             shared,
             workers,
-            guests,
+            guests: Vec::new(),
+        };
+        for (vlan, can) in ports {
+            bench.add(vlan, *can, 0);
         }
+        bench
+    }
+
+    fn add(&mut self, vlan: &VlanMode, can: Capabilities, spare: u16) {
+        let slot = self.guests.len();
+        let guest = Arc::new(Queues {
+            can,
+            room: AtomicUsize::new(usize::MAX),
+            spare,
+            ..Queues::default()
+        });
+        let config = PortConfig {
+            vlan: vlan.clone(),
+            ..PortConfig::new(format!("p{slot}"), PortKind::Endpoint(String::new()))
+        };
+        let backend: Arc<dyn Backend> = Arc::clone(&guest) as _;
+        let port = Arc::new(Port::new(slot, &config, backend, self.workers.len()));
+        self.shared.publish(|slots| slots.push(Some(port)));
+        let table = self.shared.table();
+        for worker in &mut self.workers {
+            worker.use_table(Arc::clone(&table));
+        }
+        self.guests.push(guest);
     }
 
     fn port(&self, index: usize) -> Arc<Port> {
