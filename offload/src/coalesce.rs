@@ -23,8 +23,10 @@ mod undo;
 use core::net::IpAddr;
 
 use crate::checksum::{fold, internet, pseudo_header};
+use crate::octets::put;
+use crate::offloads::TCP_FIELD;
 use crate::view::{Ipv6View, protocol};
-use crate::{Checksum, FrameMeta, Gso, GsoKind, IpMeta, Network, Offloads, TcpMeta, Transport};
+use crate::{Checksum, FrameMeta, Gso, GsoKind, IpMeta, Network, Offloads, TcpFlags, TcpMeta, Transport};
 use candidate::Candidate;
 pub use undo::{Parts, Undo};
 
@@ -261,16 +263,16 @@ impl Slot {
         let pseudo = pseudo_header(ip.src, ip.dst, protocol::TCP, (len - transport) as u32);
         let header = self.octets.get_mut(transport..)?;
         put(header, 13, [tcp.flags.0])?;
-        put(header, 16, fold(pseudo).to_be_bytes())?;
+        put(header, TCP_FIELD.into(), fold(pseudo).to_be_bytes())?;
         Some(Offloads {
             checksum: Checksum::Partial {
                 start: transport as u16,
-                offset: 16,
+                offset: TCP_FIELD,
             },
             gso: Some(Gso {
                 kind: if v4 { GsoKind::Tcp4 } else { GsoKind::Tcp6 },
                 size: self.parts.size(),
-                ecn: tcp.flags.any(candidate::CWR),
+                ecn: tcp.flags.any(TcpFlags::CWR),
             }),
         })
     }
@@ -287,11 +289,6 @@ fn unchanged<'a>(frame: &'a [u8], meta: &FrameMeta, offloads: &Offloads) -> Coal
 
 fn tcp_of(meta: &FrameMeta) -> Option<(&IpMeta, &TcpMeta)> {
     meta.ip().zip(meta.tcp())
-}
-
-fn put<const N: usize>(out: &mut [u8], at: usize, octets: [u8; N]) -> Option<()> {
-    *out.get_mut(at..)?.first_chunk_mut()? = octets;
-    Some(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub mod checksum;
 pub mod coalesce;
 mod mac;
 mod meta;
+mod octets;
 mod offloads;
 mod parse;
 mod request;

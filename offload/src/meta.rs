@@ -128,6 +128,10 @@ impl TcpFlags {
     pub const PSH: u8 = 0x08;
     /// ACK.
     pub const ACK: u8 = 0x10;
+    /// ECN echo (RFC 3168, 6.1).
+    pub const ECE: u8 = 0x40;
+    /// Congestion window reduced (RFC 3168, 6.1.2).
+    pub const CWR: u8 = 0x80;
 
     /// Whether any of the bits in `mask` is set.
     pub const fn any(self, mask: u8) -> bool {

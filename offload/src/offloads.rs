@@ -4,7 +4,7 @@ use crate::view::{EthernetView, ExtensionKind, ethertype, protocol};
 use crate::{Checksum, FrameMeta, Gso, GsoKind, IpMeta, Network, Offloads, Transport, VnetHeader};
 
 /// Where TCP's checksum stands in its header (RFC 9293, 3.1).
-const TCP_FIELD: u16 = 16;
+pub(crate) const TCP_FIELD: u16 = 16;
 /// Where UDP's checksum stands in its header (RFC 768).
 const UDP_FIELD: u16 = 6;
 /// Where the checksum stands in an ICMP message (RFC 792).

@@ -4,25 +4,12 @@ mod common;
 
 use common::{Kind, Spec, specs};
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use offload::{Gso, GsoKind, Segmenter, parse};
+use offload::{Segmenter, parse};
 use proptest::prelude::*;
 use smoltcp::wire;
 
 const FIN_PSH: u8 = 0x09;
 const CWR: u8 = 0x80;
-
-fn gso_of(spec: &Spec, size: u16) -> Gso {
-    let kind = match (spec.kind, spec.v6) {
-        (Kind::Udp, _) => GsoKind::Udp,
-        (_, false) => GsoKind::Tcp4,
-        (_, true) => GsoKind::Tcp6,
-    };
-    Gso {
-        kind,
-        size,
-        ecn: false,
-    }
-}
 
 /// Cuts a frame; the transport checksum in it is spoilt first, since a sender leaves it partial.
 fn cut(spec: &Spec, size: u16) -> (usize, Vec<Vec<u8>>) {
@@ -31,7 +18,7 @@ fn cut(spec: &Spec, size: u16) -> (usize, Vec<Vec<u8>>) {
     let field =
         usize::from(meta.ip().expect("IP").transport_offset) + if spec.kind == Kind::Tcp { 16 } else { 6 };
     frame[field] ^= 0x55;
-    let mut segmenter = Segmenter::new(&frame, &meta, gso_of(spec, size)).expect("can be cut");
+    let mut segmenter = Segmenter::new(&frame, &meta, spec.gso(size)).expect("can be cut");
     let expected = segmenter.segments();
     let mut segments = Vec::new();
     while let Some(len) = segmenter.next_len() {

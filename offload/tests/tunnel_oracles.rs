@@ -2,11 +2,9 @@
 
 mod common;
 
-use common::{Kind, Spec, specs};
+use common::{Kind, specs};
 use offload::view::{GreView, Ipv4View, Ipv6View};
-use offload::{
-    FrameMeta, Gso, GsoKind, Network, Segmenter, Tunnel, TunnelKind, checksum, parse, parse_inner,
-};
+use offload::{FrameMeta, Network, Segmenter, Tunnel, TunnelKind, checksum, parse, parse_inner};
 use proptest::prelude::*;
 
 /// What goes around a frame.
@@ -178,19 +176,6 @@ fn words(octets: &[u8], more: u64) -> u16 {
     sum as u16
 }
 
-fn gso_of(spec: &Spec, size: u16) -> Gso {
-    let kind = match (spec.kind, spec.v6) {
-        (Kind::Udp, _) => GsoKind::Udp,
-        (_, false) => GsoKind::Tcp4,
-        (_, true) => GsoKind::Tcp6,
-    };
-    Gso {
-        kind,
-        size,
-        ecn: false,
-    }
-}
-
 fn all(mut segmenter: Segmenter<'_>) -> Vec<Vec<u8>> {
     let mut segments = Vec::new();
     while let Some(len) = segmenter.next_len() {
@@ -221,7 +206,7 @@ proptest! {
         let meta = parse(&inner, inner.len()).expect("a frame");
         let (frame, outer, tunnel) = found(&shell, &inner, &meta);
         prop_assert_eq!(tunnel.kind, shell.kind);
-        let gso = gso_of(&spec, size);
+        let gso = spec.gso(size);
         let alone = all(Segmenter::new(&inner, &meta, gso).expect("can be cut"));
         let segmenter = Segmenter::tunnel(&frame, &outer, &tunnel, gso).expect("can be cut");
         let longest = segmenter.max_segment_len();

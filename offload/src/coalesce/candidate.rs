@@ -3,15 +3,12 @@
 use super::undo::Part;
 use super::{MAX_LEN, tcp_of};
 use crate::checksum::{internet, verify_transport};
+use crate::offloads::TCP_FIELD;
 use crate::view::{Ipv4View, Ipv6View, TcpView};
 use crate::{Checksum, FrameMeta, MacAddr, Network, Offloads, TcpFlags, TcpMeta};
 
-/// Congestion window reduced (RFC 3168, 6.1.2).
-pub(super) const CWR: u8 = 0x80;
-
 /// Flags that a frame may have which is merged with others.
-const MERGEABLE: u8 = TcpFlags::ACK | TcpFlags::PSH | TcpFlags::FIN | ECE | CWR;
-const ECE: u8 = 0x40;
+const MERGEABLE: u8 = TcpFlags::ACK | TcpFlags::PSH | TcpFlags::FIN | TcpFlags::ECE | TcpFlags::CWR;
 
 /// Metadata of no frame.
 pub(super) const NOTHING: FrameMeta = FrameMeta {
@@ -60,7 +57,7 @@ impl<'a> Candidate<'a> {
         let verified = match offloads.checksum {
             Checksum::Valid => true,
             Checksum::Complete => verify_transport(frame, meta),
-            Checksum::Partial { start, offset } => start == ip.transport_offset && offset == 16,
+            Checksum::Partial { start, offset } => start == ip.transport_offset && offset == TCP_FIELD,
         };
         verified.then_some(Self {
             frame,
@@ -112,12 +109,12 @@ impl<'a> Candidate<'a> {
             same(network, network + 4)? && same(network + 6, transport)?
         };
         // Sequence number, flags and checksum differ; of the flags, only PSH and FIN may be new and only CWR may be gone.
-        let flags = (tcp.flags.0 ^ self.tcp.flags.0) & !(CWR | TcpFlags::PSH | TcpFlags::FIN);
+        let flags = (tcp.flags.0 ^ self.tcp.flags.0) & !(TcpFlags::CWR | TcpFlags::PSH | TcpFlags::FIN);
         Some(
             same(0, network)?
                 && ip
                 && flags == 0
-                && !self.tcp.flags.any(CWR)
+                && !self.tcp.flags.any(TcpFlags::CWR)
                 && same(transport, transport + 4)?
                 && same(transport + 8, transport + 13)?
                 && same(transport + 14, transport + 16)?

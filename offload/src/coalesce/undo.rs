@@ -1,6 +1,8 @@
 //! What a merged frame was made of.
 
-use super::put;
+use crate::octets::put;
+use crate::offloads::TCP_FIELD;
+use crate::view::Ipv6View;
 use crate::{Checksum, FrameMeta, Offloads, TcpFlags};
 
 /// What one segment had of its own, besides its place in the sequence.
@@ -173,12 +175,16 @@ impl Undo<'_> {
             put(ip, 4, part.id.to_be_bytes())?;
             put(ip, 10, part.ip_checksum.to_be_bytes())?;
         } else {
-            put(ip, 4, (packet as u16).wrapping_sub(40).to_be_bytes())?;
+            put(
+                ip,
+                4,
+                (packet as u16).wrapping_sub(Ipv6View::LEN as u16).to_be_bytes(),
+            )?;
         }
         let tcp = headers.get_mut(self.transport..)?;
         let passed = (self.index * usize::from(self.parts.size)) as u32;
         put(tcp, 4, self.seq.wrapping_add(passed).to_be_bytes())?;
         put(tcp, 13, [part.flags])?;
-        put(tcp, 16, part.tcp_checksum.to_be_bytes())
+        put(tcp, TCP_FIELD.into(), part.tcp_checksum.to_be_bytes())
     }
 }

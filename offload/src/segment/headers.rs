@@ -4,12 +4,10 @@
 //! from copying it.
 
 use crate::checksum::{fold, nonzero, pseudo_header, sum};
+use crate::octets::put;
 use crate::offloads::Cut;
 use crate::view::{GreView, Ipv4View, Ipv6View, TcpView, UdpView};
 use crate::{FrameMeta, IpMeta, Network, TcpFlags, Tunnel, TunnelKind};
-
-/// Congestion window reduced (RFC 3168, 6.1.2).
-const TCP_CWR: u8 = 0x80;
 
 /// One segment of several.
 pub(super) struct Part {
@@ -116,7 +114,7 @@ impl Inner {
             return put(header, 6, nonzero(!fold(sum + len as u64)).to_be_bytes());
         };
         let seq = seq.wrapping_add(part.passed as u32);
-        let first_only = if part.index > 0 { TCP_CWR } else { 0 };
+        let first_only = if part.index > 0 { TcpFlags::CWR } else { 0 };
         let last_only = if part.last {
             0
         } else {
@@ -221,9 +219,4 @@ fn checksum_from(out: &mut [u8], at: usize, field: usize, part: &Part, more: u64
 /// What added to a sum takes these words out of it, in ones' complement.
 fn without<const N: usize>(words: [u16; N]) -> u64 {
     words.iter().map(|word| u64::from(!word)).sum()
-}
-
-fn put<const N: usize>(out: &mut [u8], at: usize, octets: [u8; N]) -> Option<()> {
-    *out.get_mut(at..)?.first_chunk_mut()? = octets;
-    Some(())
 }

@@ -10,6 +10,7 @@ use etherparse::{
     Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header, Ipv6RawExtHeader, Ipv6RoutingExtensions, PacketBuilder,
     PacketBuilderStep, TcpHeader, VlanId,
 };
+use offload::{Gso, GsoKind};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -77,6 +78,20 @@ pub(crate) fn specs(payload: usize) -> impl Strategy<Value = Spec> {
 }
 
 impl Spec {
+    /// A request to cut it into segments of `size` octets of payload.
+    pub(crate) fn gso(&self, size: u16) -> Gso {
+        let kind = match (self.kind, self.v6) {
+            (Kind::Udp, _) => GsoKind::Udp,
+            (_, false) => GsoKind::Tcp4,
+            (_, true) => GsoKind::Tcp6,
+        };
+        Gso {
+            kind,
+            size,
+            ecn: false,
+        }
+    }
+
     /// The frame's octets, padding included.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut frame = Vec::new();
