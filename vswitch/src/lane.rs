@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::control::Why;
 use crate::port::{PortId, Waker};
-use crate::worker::Epoll;
+use crate::worker::WorkerHandle;
 
 /// A lane's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +59,11 @@ impl LaneId {
     /// The lane that stands for its port where the port as a whole is meant.
     pub(crate) const fn home(port: PortId) -> Self {
         Self { port, queue: 0 }
+    }
+
+    /// Whether it is the lane that stands for its port.
+    pub(crate) fn is_home(self) -> bool {
+        self == Self::home(self.port)
     }
 
     /// As epoll carries it.
@@ -119,9 +124,9 @@ impl Lane {
 
     /// Hands the lane over to the worker that is to serve it, with what it sleeps on; called by the owner. True when
     /// there was anything to hand over.
-    pub(crate) fn hand_over(&self, epolls: &[Arc<Epoll>]) -> bool {
+    pub(crate) fn hand_over(&self, workers: &[Arc<WorkerHandle>]) -> bool {
         let (from, to) = (self.owner(), self.wanted());
-        let (Some(old), Some(new)) = (epolls.get(from), epolls.get(to)) else {
+        let (Some(old), Some(new)) = (workers.get(from), workers.get(to)) else {
             return false;
         };
         if from == to {
@@ -129,9 +134,11 @@ impl Lane {
         }
         let mut watched = self.watched.lock();
         watched.retain(|watched| {
-            old.forget(watched.fd);
+            old.epoll.forget(watched.fd);
             // One that cannot be watched any more was closed: its port will say so.
-            new.watch(watched.fd, watched.writable, self.id.to_bits()).is_ok()
+            new.epoll
+                .watch(watched.fd, watched.writable, self.id.to_bits())
+                .is_ok()
         });
         self.owner.store(to, Ordering::SeqCst);
         self.meter.moves.fetch_add(1, Ordering::Relaxed);
@@ -143,12 +150,12 @@ impl Lane {
 /// A port's way to the workers that serve its lanes.
 pub(crate) struct LaneWaker {
     lanes: Vec<Arc<Lane>>,
-    epolls: Vec<Arc<Epoll>>,
+    workers: Vec<Arc<WorkerHandle>>,
 }
 
 impl LaneWaker {
-    pub(crate) fn new(lanes: Vec<Arc<Lane>>, epolls: Vec<Arc<Epoll>>) -> Self {
-        Self { lanes, epolls }
+    pub(crate) fn new(lanes: Vec<Arc<Lane>>, workers: Vec<Arc<WorkerHandle>>) -> Self {
+        Self { lanes, workers }
     }
 
     /// The lane of a queue. There is one for each queue that a backend says it has.
@@ -158,9 +165,9 @@ impl LaneWaker {
             .ok_or_else(|| io::Error::other(format!("the port has no queue {queue}")))
     }
 
-    fn epoll(&self, lane: &Lane) -> io::Result<&Epoll> {
-        let epoll = self.epolls.get(lane.owner());
-        epoll
+    fn owner(&self, lane: &Lane) -> io::Result<&WorkerHandle> {
+        let owner = self.workers.get(lane.owner());
+        owner
             .map(AsRef::as_ref)
             .ok_or_else(|| io::Error::other("the queue has no worker"))
     }
@@ -171,7 +178,7 @@ impl Waker for LaneWaker {
         let lane = self.lane(queue)?;
         // Under the lock, so that the lane is not handed over meanwhile.
         let mut watched = lane.watched.lock();
-        self.epoll(lane)?.watch(fd, false, lane.id.to_bits())?;
+        self.owner(lane)?.epoll.watch(fd, false, lane.id.to_bits())?;
         watched.push(Watched { fd, writable: false });
         Ok(())
     }
@@ -179,7 +186,7 @@ impl Waker for LaneWaker {
     fn watch_writable(&self, queue: u16, fd: RawFd, on: bool) -> io::Result<()> {
         let lane = self.lane(queue)?;
         let mut watched = lane.watched.lock();
-        self.epoll(lane)?.rewatch(fd, on, lane.id.to_bits())?;
+        self.owner(lane)?.epoll.rewatch(fd, on, lane.id.to_bits())?;
         if let Some(watched) = watched.iter_mut().find(|watched| watched.fd == fd) {
             watched.writable = on;
         }
@@ -189,17 +196,17 @@ impl Waker for LaneWaker {
     fn unwatch(&self, queue: u16, fd: RawFd) {
         let Ok(lane) = self.lane(queue) else { return };
         let mut watched = lane.watched.lock();
-        if let Ok(epoll) = self.epoll(lane) {
-            epoll.forget(fd);
+        if let Ok(owner) = self.owner(lane) {
+            owner.epoll.forget(fd);
         }
         watched.retain(|watched| watched.fd != fd);
     }
 
     fn wake(&self, queue: u16) {
         if let Ok(lane) = self.lane(queue)
-            && let Ok(epoll) = self.epoll(lane)
+            && let Ok(owner) = self.owner(lane)
         {
-            epoll.wake();
+            owner.wake();
         }
     }
 }
@@ -212,6 +219,7 @@ mod tests {
     use vmm_sys_util::eventfd::EventFd;
 
     use super::*;
+    use crate::control::WorkerConfig;
 
     #[test]
     fn names_survive_epoll() {
@@ -229,18 +237,20 @@ mod tests {
 
     #[test]
     fn a_lane_takes_its_doorbells_along() {
-        let epolls: Vec<_> = (0..2).map(|_| Arc::new(Epoll::new().unwrap())).collect();
+        let workers: Vec<_> = (0..2)
+            .map(|index| Arc::new(WorkerHandle::new(index, WorkerConfig::default()).unwrap()))
+            .collect();
         let lane = Arc::new(Lane::new(LaneId::home(PortId(3)), 0));
-        let waker = LaneWaker::new(vec![Arc::clone(&lane)], epolls.clone());
+        let waker = LaneWaker::new(vec![Arc::clone(&lane)], workers.clone());
         let bell = EventFd::new(0).unwrap();
         waker.watch(0, bell.as_raw_fd()).unwrap();
         assert!(waker.watch(1, bell.as_raw_fd()).is_err(), "no such queue");
         bell.write(1).unwrap();
-        let rung = |worker: usize| -> Vec<LaneId> { epolls[worker].wait(Some(Duration::ZERO)).collect() };
+        let rung = |worker: usize| -> Vec<LaneId> { workers[worker].sleep(Some(Duration::ZERO)).collect() };
         assert_eq!((rung(0), rung(1)), (vec![lane.id], vec![]));
-        assert!(!lane.hand_over(&epolls), "nobody wants it");
+        assert!(!lane.hand_over(&workers), "nobody wants it");
         lane.want(1, Why::Assigned);
-        assert!(lane.hand_over(&epolls));
+        assert!(lane.hand_over(&workers));
         assert_eq!((rung(0), rung(1)), (vec![], vec![lane.id]));
         waker.unwatch(0, bell.as_raw_fd());
         assert_eq!(rung(1), []);

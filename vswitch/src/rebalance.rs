@@ -19,7 +19,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// What was measured of lanes.
 #[derive(Default)]
-struct Meter {
+struct Survey {
     at: Instant,
     lanes: HashMap<LaneId, Seen>,
 }
@@ -37,22 +37,22 @@ pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
         .name("placement".into())
         .stack_size(256 * 1024)
         .spawn(move || {
-            let mut meter = Meter::default();
-            meter.evaluate(&shared.table(), shared.workers.len(), clock::now());
+            let mut survey = Survey::default();
+            survey.evaluate(&shared.table(), shared.workers.len(), clock::now());
             while !shared.stop.load(Ordering::Acquire) {
                 std::thread::park_timeout(INTERVAL);
                 let now = clock::now();
-                if now.since(meter.at) < INTERVAL.as_nanos() as u64 {
+                if now.since(survey.at) < INTERVAL.as_nanos() as u64 {
                     continue;
                 }
-                if meter.evaluate(&shared.table(), shared.workers.len(), now) {
+                if survey.evaluate(&shared.table(), shared.workers.len(), now) {
                     shared.renew();
                 }
             }
         })
 }
 
-impl Meter {
+impl Survey {
     /// Measures all lanes, and asks for those to be moved that should. True when there are any.
     fn evaluate(&mut self, table: &PortTable, workers: usize, now: Instant) -> bool {
         let elapsed = now.since(self.at).max(1);

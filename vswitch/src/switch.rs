@@ -30,7 +30,7 @@ use crate::probe::Probe;
 use crate::rebalance;
 use crate::table::{ForwardingTable, TableConfig};
 use crate::vlan::Membership;
-use crate::worker::{self, Epoll, WorkerHandle};
+use crate::worker::{self, WorkerHandle};
 
 /// Ports that a switch can have.
 pub const MAX_PORTS: usize = 1024;
@@ -158,14 +158,6 @@ impl Shared {
         self.wake_all();
     }
 
-    /// What the workers sleep on, by their numbers.
-    pub(crate) fn epolls(&self) -> Vec<Arc<Epoll>> {
-        self.workers
-            .iter()
-            .map(|worker| Arc::clone(&worker.epoll))
-            .collect()
-    }
-
     fn wake_all(&self) {
         for worker in &self.workers {
             worker.wake();
@@ -248,7 +240,7 @@ impl Switch {
             if filter.is_some() {
                 port.probe.set_filter(filter.take(), config.filter.clone());
             }
-            let waker = LaneWaker::new(port.lanes.clone(), self.shared.epolls());
+            let waker = LaneWaker::new(port.lanes.clone(), self.shared.workers.clone());
             backend.attach(Arc::new(waker));
             slots.resize(slots.len().max(free + 1), None);
             slots[free] = Some(Arc::clone(&port));

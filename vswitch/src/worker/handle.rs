@@ -5,7 +5,6 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ pub(crate) struct WorkerHandle {
     pub(crate) config: WorkerConfig,
     /// The port table that the worker uses.
     pub(crate) generation: AtomicU64,
-    pub(crate) epoll: Arc<Epoll>,
+    pub(crate) epoll: Epoll,
     releases: AtomicBool,
     rounds: AtomicU64,
     busy_rounds: AtomicU64,
@@ -46,7 +45,7 @@ impl WorkerHandle {
             index,
             config,
             generation: AtomicU64::new(0),
-            epoll: Arc::new(Epoll::new()?),
+            epoll: Epoll::new()?,
             releases: AtomicBool::new(false),
             rounds: AtomicU64::new(0),
             busy_rounds: AtomicU64::new(0),
@@ -130,7 +129,7 @@ impl WorkerHandle {
 }
 
 impl Epoll {
-    pub(crate) fn new() -> io::Result<Self> {
+    fn new() -> io::Result<Self> {
         // SAFETY: takes no pointers; a non-negative result is a new descriptor that nothing else owns.
         let epoll = unsafe {
             let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
@@ -177,14 +176,12 @@ impl Epoll {
         let _ = self.control(libc::EPOLL_CTL_DEL, fd, 0, 0);
     }
 
-    /// Ends the worker's sleep.
-    pub(crate) fn wake(&self) {
+    fn wake(&self) {
         // It fails only when the counter is full, and then the worker is about to wake anyway.
         let _ = self.wake.write(1);
     }
 
-    /// Sleeps; returns the lanes that rang.
-    pub(crate) fn wait(&self, timeout: Option<Duration>) -> impl Iterator<Item = LaneId> + use<> {
+    fn wait(&self, timeout: Option<Duration>) -> impl Iterator<Item = LaneId> + use<> {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS as usize];
         let time = timeout.map(|time| libc::timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),

@@ -34,7 +34,7 @@ use crate::lane::{Lane, LaneId};
 use crate::switch::{Port, PortTable, Shared};
 
 use burst::Carriage;
-pub(crate) use handle::{Epoll, WorkerHandle};
+pub(crate) use handle::WorkerHandle;
 
 /// How long a worker polls in vain before it sleeps. Short, because on a small machine the time that a worker spins is
 /// time that its guests do not run: with 20 us it took half again as much CPU per octet between two busy guests, and
@@ -147,7 +147,7 @@ impl Worker {
         let mut moved = false;
         for port in self.table.ports() {
             for lane in port.lanes.iter().filter(|lane| lane.owner() == self.handle.index) {
-                if lane.wanted() == self.handle.index || !lane.hand_over(&self.shared.epolls()) {
+                if lane.wanted() == self.handle.index || !lane.hand_over(&self.shared.workers) {
                     self.mine.push(Served {
                         port: Arc::clone(port),
                         lane: Arc::clone(lane),
@@ -206,7 +206,7 @@ impl Worker {
             }
         }
         let now = clock::now();
-        let homes = mine.iter().filter(|served| served.lane.id.queue == 0);
+        let homes = mine.iter().filter(|served| served.lane.id.is_home());
         for Served { port, lane } in homes.filter(|served| served.port.probe.is_active()) {
             if port.probe.deadline().is_some_and(|at| at <= now) {
                 busy |= self.carriage.poll_probe(port, lane.id);
@@ -269,7 +269,7 @@ impl Worker {
             .mine
             .iter()
             .filter_map(|Served { port, lane }| {
-                let held = if lane.id.queue == 0 && port.probe.is_active() {
+                let held = if lane.id.is_home() && port.probe.is_active() {
                     port.probe.deadline()
                 } else {
                     None
