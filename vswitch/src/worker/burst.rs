@@ -110,7 +110,7 @@ impl Carriage {
             counters: &port.counters,
         };
         if port.probe.poll(clock::now(), &mut self.passed, &mut carrier) {
-            self.wake_others();
+            self.tell_releases();
         }
         let busy = !(self.passed.tx.is_empty() && self.passed.rx.is_empty());
         self.packets.clear();
@@ -328,7 +328,7 @@ impl Carriage {
     /// Wakes whom a probe left something to do.
     fn heed(&self, wakes: Wakes, port: &Port) {
         if wakes.others {
-            self.wake_others();
+            self.tell_releases();
         }
         if wakes.owner {
             self.wake_owner(port);
@@ -356,14 +356,14 @@ impl Carriage {
         }
     }
 
-    fn wake_others(&self) {
-        for worker in self
-            .shared
-            .workers
-            .iter()
-            .filter(|worker| worker.index != self.worker)
-        {
-            worker.releases();
+    /// Tells all workers that packets of other lanes were let go: this one may serve those lanes as well.
+    fn tell_releases(&self) {
+        for worker in &self.shared.workers {
+            if worker.index == self.worker {
+                worker.note_releases();
+            } else {
+                worker.releases();
+            }
         }
     }
 }

@@ -90,13 +90,23 @@ impl WorkerHandle {
 
     /// Tells the worker that a filter let go of packets that it has to carry.
     pub(crate) fn releases(&self) {
-        self.releases.store(true, Ordering::Release);
+        self.note_releases();
         self.wake();
     }
 
-    /// Whether [`WorkerHandle::releases`] was called since the last look.
+    /// The same from the worker itself, which need not be woken.
+    pub(crate) fn note_releases(&self) {
+        self.releases.store(true, Ordering::Release);
+    }
+
+    /// Whether [`WorkerHandle::take_releases`] would find something.
+    pub(crate) fn has_releases(&self) -> bool {
+        self.releases.load(Ordering::Relaxed)
+    }
+
+    /// Whether the worker was told of releases since the last look.
     pub(crate) fn take_releases(&self) -> bool {
-        self.releases.load(Ordering::Relaxed) && self.releases.swap(false, Ordering::AcqRel)
+        self.has_releases() && self.releases.swap(false, Ordering::AcqRel)
     }
 
     /// Sleeps until a doorbell rings or the time is over; returns the lanes that rang.

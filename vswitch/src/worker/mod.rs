@@ -161,7 +161,7 @@ impl Worker {
             self.shared.renew();
         }
         // What filters let go of a lane meanwhile may have been told to its last owner, or before the lane was this worker's.
-        self.handle.releases();
+        self.handle.note_releases();
         self.carriage.use_table(Arc::clone(&self.table));
         self.handle.generation.store(generation, Ordering::Release);
     }
@@ -252,7 +252,7 @@ impl Worker {
             std::hint::spin_loop();
             return;
         }
-        let mut pending = false;
+        let mut pending = self.handle.has_releases();
         for Served { port, lane } in &self.mine {
             pending |= port
                 .backend

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use etherparse::PacketBuilder;
 use introspection::Profile;
 
-use super::{ALL, Bench, access, tcp, udp};
+use super::{ALL, Bench, access, mac, tcp, udp};
 use crate::control::{VlanMode, Why};
 use crate::worker::Worker;
 
@@ -25,6 +26,37 @@ fn a_backlog_wakes_each_worker_that_serves_a_queue_of_the_receiver() {
         woken,
         [false, true, true],
         "each asks for room in its own receive ring"
+    );
+}
+
+#[test]
+fn a_worker_carries_on_what_one_of_its_lanes_let_go_of_another() {
+    let bench = Bench::new(1, &[access(0), access(0)]);
+    bench.filter(1, Profile::Serialize);
+    let mut worker = Worker::new(Arc::clone(&bench.shared), Arc::clone(&bench.shared.workers[0]));
+    for seq in [0, 4] {
+        bench.send(0, &tcp(1, 2, seq, b"abcd"));
+    }
+    worker.round();
+    assert_eq!(
+        bench.got(1).len(),
+        1,
+        "the second one waits for an acknowledgement"
+    );
+    let mut ack = Vec::new();
+    PacketBuilder::ethernet2(mac(2), mac(1))
+        .ipv4([192, 0, 2, 2], [192, 0, 2, 1], 64)
+        .tcp(2000, 1000, 1, 8192)
+        .ack(4)
+        .write(&mut ack, &[])
+        .expect("a frame");
+    bench.shared.workers[0].was_woken();
+    bench.send(1, &ack);
+    worker.round();
+    assert_eq!(bench.got(1).len(), 1, "it is let go, in the same round");
+    assert!(
+        !bench.shared.workers[0].was_woken(),
+        "without waking the worker that is awake"
     );
 }
 
