@@ -42,6 +42,7 @@ fn frames_pass_between_packed_and_split_rings() {
             right.transmit(0, &frame);
             left.post(0, 1);
             right.post(0, 1);
+            right.rx[0].driver.want_interrupts(true);
             assert_eq!((carry(&a, &b), carry(&b, &a)), (1, 1));
             assert_eq!(right.received(0).unwrap(), frame);
             assert_eq!(left.received(0).unwrap(), frame);
@@ -134,4 +135,31 @@ fn a_position_outside_of_the_ring_is_refused() {
     assert_eq!(port.refusals("ring_position"), 1);
     drop(guest);
     port.assert_serves();
+}
+
+/// Every frame of 256 flows passes over the receiver's 16 queue pairs, of which each flow keeps to one.
+#[test]
+fn sixteen_queue_pairs_carry_frames() {
+    const MULTIQUEUE: u64 = 1 << 22;
+    let port = Port::new(16);
+    let mut guest = Guest::attach(&port.path, 16, PACKED | feature::IN_ORDER | MULTIQUEUE);
+    (0..16).for_each(|pair| guest.post(pair, 60));
+    let mut burst = Burst::default();
+    let mut frames = 0;
+    for flow in 0..=255_u8 {
+        let pair = u16::from(flow) % 16;
+        guest.transmit(pair.into(), &octets(60, flow));
+        port.backend.take(pair, NOW, &mut burst);
+        let frame = burst.outgoing(0, u32::from(flow) << 24).unwrap();
+        assert_eq!(port.backend.deliver(&[frame, frame]).accepted, 2);
+        port.backend.complete(pair, &burst);
+        burst.clear();
+        let receiver = usize::from(flow) / 16;
+        for _ in 0..2 {
+            assert_eq!(guest.received(receiver).unwrap(), octets(60, flow));
+            frames += 1;
+        }
+    }
+    assert_eq!(frames, 512);
+    assert!(port.backend.status().refusals.is_empty());
 }
