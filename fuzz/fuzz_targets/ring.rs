@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use vswitch::frame::{BURST, Burst, MAX_FRAME};
 use vswitch::ring::mock::{GUEST_BASE, MockGuest, USER_BASE};
-use vswitch::ring::{RingAddresses, RingSetup, SplitRing, feature};
+use vswitch::ring::{Ring, RingAddresses, RingSetup, feature};
 
 const MEMORY: usize = 0x8000;
 const CALLS: usize = 200;
@@ -36,7 +36,9 @@ impl Input<'_> {
             | bit(1, feature::EVENT_IDX)
             | bit(2, feature::MRG_RXBUF)
             | bit(3, feature::VERSION_1)
-            | bit(4, feature::NOTIFY_ON_EMPTY);
+            | bit(4, feature::NOTIFY_ON_EMPTY)
+            | bit(5, feature::RING_PACKED)
+            | bit(6, feature::IN_ORDER);
         let mut place =
             || USER_BASE + u64::from(self.u16()) * if flags & 0x80 == 0 { 16 } else { 1 } % MEMORY as u64;
         let addresses = RingAddresses {
@@ -76,10 +78,7 @@ fuzz_target!(|octets: &[u8]| {
     let (tx, rx) = (input.setup(), input.setup());
     let calls = input.0.get(..input.0.len().min(CALLS)).unwrap_or_default();
     let guest = guest(input.0);
-    let (Ok(mut tx), Ok(mut rx)) = (
-        SplitRing::new(guest.memory(), &tx),
-        SplitRing::new(guest.memory(), &rx),
-    ) else {
+    let (Ok(mut tx), Ok(mut rx)) = (Ring::new(guest.memory(), &tx), Ring::new(guest.memory(), &rx)) else {
         return;
     };
     let mut burst = Burst::default();
@@ -96,9 +95,8 @@ fuzz_target!(|octets: &[u8]| {
                     let tail: usize = frame.tail.iter().map(|segment| segment.len as usize).sum();
                     assert_eq!(frame.head.len() + tail, frame.len as usize);
                     assert!((14..=MAX_FRAME).contains(&(frame.len as usize)));
-                    let _ = rx.receive(&frame);
+                    rx.deliver(&[frame]);
                 }
-                rx.publish();
             }
             7 => {
                 tx.complete();

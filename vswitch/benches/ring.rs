@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use vswitch::frame::{BURST, Burst};
+use vswitch::frame::{BURST, Burst, Outgoing};
 use vswitch::ring::mock::{MockGuest, MockQueue, Shape};
-use vswitch::ring::{SplitRing, feature};
+use vswitch::ring::{Ring, feature};
 
 /// Counts allocations.
 struct Counting;
@@ -36,14 +36,15 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const FEATURES: u64 = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC | feature::EVENT_IDX;
+const SPLIT: u64 = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC | feature::EVENT_IDX;
+const PACKED: u64 = SPLIT | feature::RING_PACKED;
 
 /// Two guests and what lies between them.
 struct Pair {
     sender: MockQueue,
-    from: SplitRing,
+    from: Ring,
     receiver: MockQueue,
-    to: SplitRing,
+    to: Ring,
     burst: Burst,
     frame: Vec<u8>,
     buffers: usize,
@@ -54,13 +55,14 @@ struct Pair {
 const RECEIVE_BUFFER: u32 = 4096;
 
 impl Pair {
-    fn new(len: usize, shape: Shape) -> Self {
+    fn new(features: u64, len: usize, shape: Shape) -> Self {
         let guest = MockGuest::new(32 << 20);
-        let sender = MockQueue::new(&guest, 256, (len as u64 + 12).next_multiple_of(64), FEATURES, 0);
-        let from = SplitRing::new(guest.memory(), &sender.setup()).expect("the mock's ring is good");
+        let buffer = (len as u64 + 12).next_multiple_of(64);
+        let sender = MockQueue::new(&guest, 256, buffer, features, 0);
+        let from = Ring::new(guest.memory(), &sender.setup()).expect("the mock's ring is good");
         let guest = MockGuest::new(32 << 20);
-        let receiver = MockQueue::new(&guest, 1024, RECEIVE_BUFFER.into(), FEATURES, 0);
-        let to = SplitRing::new(guest.memory(), &receiver.setup()).expect("the mock's ring is good");
+        let receiver = MockQueue::new(&guest, 1024, RECEIVE_BUFFER.into(), features, 0);
+        let to = Ring::new(guest.memory(), &receiver.setup()).expect("the mock's ring is good");
         let buffers = (len + 12).div_ceil(RECEIVE_BUFFER as usize);
         let frame = vec![7; len + 12];
         Self {
@@ -85,11 +87,9 @@ impl Pair {
         let allocations = ALLOCATIONS.load(Ordering::Relaxed);
         let start = Instant::now();
         self.from.take(0, &mut self.burst);
-        for index in 0..BURST {
-            let frame = self.burst.outgoing(index, 0).expect("a whole burst");
-            assert!(self.to.receive(black_box(&frame)).is_ok());
-        }
-        self.to.publish();
+        let frames: [Outgoing<'_>; BURST] =
+            std::array::from_fn(|index| self.burst.outgoing(index, 0).expect("a whole burst"));
+        assert_eq!(self.to.deliver(black_box(&frames)).accepted, BURST);
         self.from.complete();
         black_box(self.to.needs_notification() | self.from.needs_notification());
         self.burst.clear();
@@ -109,20 +109,26 @@ impl Pair {
 }
 
 fn between_guests(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("guest to guest");
-    group.throughput(Throughput::Elements(BURST as u64));
-    for (name, len, shape) in [
-        ("64 octets", 64, Shape::Chain(1)),
-        ("64 octets, indirect", 64, Shape::Indirect(2)),
-        ("1500 octets", 1500, Shape::Chain(1)),
-        ("64 KiB in 17 pieces", 65_000, Shape::Indirect(17)),
+    for (format, features) in [
+        ("split", SPLIT),
+        ("packed", PACKED),
+        ("packed, in order", PACKED | feature::IN_ORDER),
     ] {
-        let mut pair = Pair::new(len, shape);
-        group.bench_function(name, |bencher| {
-            bencher.iter_custom(|turns| (0..turns).map(|_| pair.carry()).sum());
-        });
+        let mut group = criterion.benchmark_group(format!("guest to guest, {format}"));
+        group.throughput(Throughput::Elements(BURST as u64));
+        for (name, len, shape) in [
+            ("64 octets", 64, Shape::Chain(1)),
+            ("64 octets, indirect", 64, Shape::Indirect(2)),
+            ("1500 octets", 1500, Shape::Chain(1)),
+            ("64 KiB in 17 pieces", 65_000, Shape::Indirect(17)),
+        ] {
+            let mut pair = Pair::new(features, len, shape);
+            group.bench_function(name, |bencher| {
+                bencher.iter_custom(|turns| (0..turns).map(|_| pair.carry()).sum());
+            });
+        }
+        group.finish();
     }
-    group.finish();
 }
 
 criterion_group! {

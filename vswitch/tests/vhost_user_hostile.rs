@@ -69,7 +69,7 @@ fn a_silent_peer_does_not_keep_the_port_from_closing() {
 
 #[test]
 fn values_that_cannot_be() {
-    misbehave("features", |peer| send_raw(peer, 2, 1, &words(&[1 << 34]), &[]));
+    misbehave("features", |peer| send_raw(peer, 2, 1, &words(&[1 << 33]), &[]));
     misbehave("protocol_features", |peer| {
         send_raw(peer, 16, 1, &words(&[1 << 5]), &[]);
     });

@@ -9,7 +9,7 @@ use crate::kernels;
 use crate::run::{has_program, output, run};
 
 /// A program that tests call, and the package that brings it.
-const PROGRAMS: [(&str, &str); 19] = [
+const PROGRAMS: [(&str, &str); 20] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -29,6 +29,7 @@ const PROGRAMS: [(&str, &str); 19] = [
     ("mke2fs", "e2fsprogs"),
     ("fakeroot", "fakeroot"),
     ("qemu-img", "qemu-utils"),
+    ("dpdk-testpmd", "dpdk-dev"),
 ];
 
 /// Installs what is missing; fails when something is missing still.

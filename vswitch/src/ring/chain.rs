@@ -1,11 +1,11 @@
-//! Walks a chain of descriptors into checked segments.
+//! What chains of descriptors have in common in both formats: descriptors, indirect tables, checked buffers.
 //!
 //! `unsafe` is needed to read indirect tables out of guest memory.
 #![allow(unsafe_code)]
 
 use super::RingFault;
-use super::layout::Layout;
 use crate::frame::Segment;
+use crate::memory::GuestMemory;
 
 /// The most descriptors that one chain may have, in a table or not: real drivers use up to a few dozen, and a frame
 /// in a great many pieces would cost everybody's time.
@@ -15,142 +15,144 @@ pub const CHAIN_LIMIT: u16 = 1024;
 /// not by the queue's size.
 const TABLE_LIMIT: u16 = 256;
 
-const NEXT: u16 = 1;
-const WRITE: u16 = 2;
-const INDIRECT: u16 = 4;
+pub(super) const NEXT: u16 = 1;
+pub(super) const WRITE: u16 = 2;
+pub(super) const INDIRECT: u16 = 4;
 
-/// A copy of a descriptor (virtio 1.2, 2.7.5).
+/// A copy of a descriptor (virtio 1.2, 2.7.5 and 2.8.13).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Descriptor {
-    address: u64,
-    len: u32,
-    flags: u16,
-    next: u16,
+pub struct Descriptor {
+    pub(super) address: u64,
+    pub(super) len: u32,
+    pub(super) flags: u16,
+    /// Split: the chain's next descriptor. Packed: the buffer's identifier.
+    pub(super) tag: u16,
 }
 
 impl Descriptor {
-    /// From its two little-endian words.
-    pub(super) const fn of(low: u64, high: u64) -> Self {
+    /// A split ring's, from its two little-endian words.
+    pub(super) const fn of_split(low: u64, high: u64) -> Self {
         let high = u64::from_le(high);
         Self {
             address: u64::from_le(low),
             len: high as u32,
             flags: (high >> 32) as u16,
-            next: (high >> 48) as u16,
+            tag: (high >> 48) as u16,
         }
+    }
+
+    /// A packed ring's, which has its flags last.
+    pub(super) const fn of_packed(low: u64, high: u64) -> Self {
+        let high = u64::from_le(high);
+        Self {
+            address: u64::from_le(low),
+            len: high as u32,
+            flags: (high >> 48) as u16,
+            tag: (high >> 32) as u16,
+        }
+    }
+
+    pub(super) const fn has(&self, flag: u16) -> bool {
+        self.flags & flag != 0
     }
 }
 
 /// Which way a chain's buffers go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Access {
+pub enum Access {
     /// We read: transmit.
     Read,
     /// We write: receive.
     Write,
 }
 
-/// Appends the pieces of the chain from `head` to `segments` and returns their total length.
-///
-/// On a fault some may have been appended.
-#[inline]
-pub(super) fn walk(
-    layout: &Layout,
-    indirect: bool,
-    head: u16,
-    access: Access,
-    segments: &mut Vec<Segment>,
-) -> Result<u64, RingFault> {
-    let size = layout.size();
-    let mut index = head;
-    let mut total = 0;
-    for _ in 0..size.min(CHAIN_LIMIT) {
-        if index >= size {
-            return Err(RingFault::DescriptorIndex(index));
-        }
-        let descriptor = layout.descriptor(index);
-        if descriptor.flags & INDIRECT != 0 {
-            if !indirect {
-                return Err(RingFault::IndirectUnexpected);
-            }
-            return Ok(total + walk_table(layout, &descriptor, head, access, segments)?);
-        }
-        total += add(layout, &descriptor, access, segments)?;
-        if descriptor.flags & NEXT == 0 {
-            return Ok(total);
-        }
-        index = descriptor.next;
-    }
-    Err(RingFault::ChainTooLong(head))
+/// A chain that was walked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The driver's name for it.
+    pub(super) id: u16,
+    /// Places that it takes in its ring: 1 in a split ring, its descriptors in a packed one.
+    pub(super) slots: u16,
+    /// Octets in all.
+    pub(super) total: u64,
 }
 
-/// The same for an indirect table (virtio 1.2, 2.7.5.3).
-fn walk_table(
-    layout: &Layout,
-    table: &Descriptor,
-    head: u16,
-    access: Access,
-    segments: &mut Vec<Segment>,
-) -> Result<u64, RingFault> {
-    if table.flags & NEXT != 0 {
-        return Err(RingFault::IndirectNested);
-    }
-    let limit = layout.size().clamp(TABLE_LIMIT, CHAIN_LIMIT);
-    let entries = table.len / 16;
-    if !table.len.is_multiple_of(16) || entries == 0 || entries > u32::from(limit) {
-        return Err(RingFault::IndirectLength(table.len));
-    }
-    let start = layout
-        .memory()
-        .translate(table.address, table.len.into())
-        .ok_or(RingFault::IndirectAddress(table.address))?;
-    let mut index = 0;
-    let mut total = 0;
-    for _ in 0..entries {
-        if index >= entries {
-            return Err(RingFault::DescriptorIndex(index as u16));
-        }
-        // SAFETY: `index` is below `entries`, and `entries * 16` octets from `start` were just found in guest memory,
-        // which the layout keeps mapped. A table need not be aligned, hence the array of octets. The read is volatile
-        // because the guest may write meanwhile; whatever is read is checked like anything from a guest.
-        let raw = unsafe { start.add(16 * index as usize).cast::<[u8; 16]>().read_volatile() };
-        let words = u128::from_ne_bytes(raw);
-        let descriptor = Descriptor::of(words as u64, (words >> 64) as u64);
-        if descriptor.flags & INDIRECT != 0 {
+/// An indirect table in guest memory (virtio 1.2, 2.7.5.3 and 2.8.7).
+///
+/// Invariant: `16 * entries` octets from `start` are in the memory that it was found in.
+#[derive(Debug)]
+pub(super) struct Table {
+    start: *const u8,
+    entries: u16,
+}
+
+impl Table {
+    pub(super) fn find(
+        memory: &GuestMemory,
+        descriptor: &Descriptor,
+        queue_size: u16,
+    ) -> Result<Self, RingFault> {
+        if descriptor.has(NEXT) {
             return Err(RingFault::IndirectNested);
         }
-        total += add(layout, &descriptor, access, segments)?;
-        if descriptor.flags & NEXT == 0 {
-            return Ok(total);
+        let limit = queue_size.clamp(TABLE_LIMIT, CHAIN_LIMIT);
+        let entries = descriptor.len / 16;
+        if !descriptor.len.is_multiple_of(16) || entries == 0 || entries > u32::from(limit) {
+            return Err(RingFault::IndirectLength(descriptor.len));
         }
-        index = descriptor.next.into();
+        let start = memory
+            .translate(descriptor.address, descriptor.len.into())
+            .ok_or(RingFault::IndirectAddress(descriptor.address))?;
+        Ok(Self {
+            start,
+            entries: entries as u16,
+        })
     }
-    Err(RingFault::ChainTooLong(head))
+
+    pub(super) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    /// A copy of an entry's two words.
+    pub(super) fn words(&self, index: u16) -> Result<(u64, u64), RingFault> {
+        if index >= self.entries {
+            return Err(RingFault::DescriptorIndex(index));
+        }
+        // SAFETY: `index` is below `entries`, and the octets were found in guest memory, which the caller keeps mapped
+        // as long as it has the table. A table need not be aligned, hence the array of octets. The read is volatile
+        // because the guest may write meanwhile; whatever is read is checked like anything from a guest.
+        let raw = unsafe {
+            let entry: *const [u8; 16] = self.start.add(16 * usize::from(index)).cast();
+            entry.read_volatile()
+        };
+        let words = u128::from_ne_bytes(raw);
+        Ok((words as u64, (words >> 64) as u64))
+    }
 }
 
-/// Appends one buffer's pieces.
+/// Appends one buffer's pieces; returns its length.
 #[inline]
-fn add(
-    layout: &Layout,
+pub(super) fn add(
+    memory: &GuestMemory,
     descriptor: &Descriptor,
     access: Access,
     segments: &mut Vec<Segment>,
 ) -> Result<u64, RingFault> {
-    match (access, descriptor.flags & WRITE != 0) {
+    let Descriptor { address, len, .. } = *descriptor;
+    match (access, descriptor.has(WRITE)) {
         (Access::Read, true) => return Err(RingFault::WriteOnly),
         (Access::Write, false) => return Err(RingFault::ReadOnly),
         // Else a frame's buffers could be millions of descriptors that hold nothing.
-        (Access::Write, true) if descriptor.len == 0 => return Err(RingFault::EmptyBuffer),
+        (Access::Write, true) if len == 0 => return Err(RingFault::EmptyBuffer),
         _ => {}
     }
-    let Descriptor { address, len, .. } = *descriptor;
-    if let Some(ptr) = layout.memory().translate(address, len.into()) {
+    if let Some(ptr) = memory.translate(address, len.into()) {
         if len > 0 {
             segments.push(Segment { ptr, len });
         }
         return Ok(len.into());
     }
-    for run in layout.memory().runs(address, len.into()) {
+    for run in memory.runs(address, len.into()) {
         let run = run.ok_or(RingFault::Buffer { address, len })?;
         segments.push(Segment {
             ptr: run.ptr,
@@ -168,12 +170,18 @@ mod tests {
     fn a_descriptor_is_read_as_the_specification_lays_it_out() {
         let low = 0x1122_3344_5566_7788_u64.to_le();
         let high = (0x0005_u64 << 48 | 0x0003 << 32 | 0x0000_0040).to_le();
-        let expected = Descriptor {
+        let split = Descriptor {
             address: 0x1122_3344_5566_7788,
             len: 0x40,
             flags: NEXT | WRITE,
-            next: 5,
+            tag: 5,
         };
-        assert_eq!(Descriptor::of(low, high), expected);
+        assert_eq!(Descriptor::of_split(low, high), split);
+        let packed = Descriptor {
+            flags: 5,
+            tag: 3,
+            ..split
+        };
+        assert_eq!(Descriptor::of_packed(low, high), packed);
     }
 }

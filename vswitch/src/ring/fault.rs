@@ -3,8 +3,8 @@
 /// What a driver did that makes its ring's state untrustworthy. The queue stops until the peer sets it up anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingFault {
-    /// The size is no power of two up to 32768.
-    #[error("a queue of {0} entries: not a power of two from 1 to 32768")]
+    /// The size is not from 1 to 32768, or a split ring's no power of two.
+    #[error("a queue of {0} entries: 1 to 32768 are possible, and in a split ring only powers of two")]
     Size(u32),
     /// A part of the ring is not in the guest's memory, or not in one piece.
     #[error("the {part} at {address:#x} is not inside of the shared memory")]
@@ -30,6 +30,9 @@ pub enum RingFault {
         /// The index found.
         index: u16,
     },
+    /// A packed ring's position is not in the ring.
+    #[error("slot {0} is not in the ring")]
+    Position(u16),
     /// A descriptor's number is not below the queue's size.
     #[error("descriptor {0} does not exist")]
     DescriptorIndex(u16),
@@ -75,6 +78,7 @@ impl RingFault {
             Self::Outside { .. } => "ring_outside_memory",
             Self::Misaligned { .. } => "ring_misaligned",
             Self::AvailIndex { .. } => "ring_avail_index",
+            Self::Position(_) => "ring_position",
             Self::DescriptorIndex(_) => "ring_descriptor_index",
             Self::ChainTooLong(_) => "ring_chain_too_long",
             Self::IndirectUnexpected => "ring_indirect_unexpected",

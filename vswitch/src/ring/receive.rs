@@ -2,17 +2,34 @@
 
 use offload::VnetHeader;
 
-use super::chain::{self, Access, CHAIN_LIMIT};
-use super::{RingFault, SplitRing, scatter};
+use super::chain::{Access, CHAIN_LIMIT, Chain};
+use super::device::DeviceRing;
+use super::format::Format;
+use super::{RingFault, scatter};
 use crate::counters::DropReason;
 use crate::frame::Outgoing;
-use crate::port::Refusal;
+use crate::port::{Delivery, Refusal};
 
-impl SplitRing {
-    /// Copies a frame into the driver's buffers. It is visible after [`SplitRing::publish`]. When refused, nothing was
-    /// consumed; a fault shows in [`SplitRing::fault`] and refuses with [`DropReason::RingFault`].
+impl<F: Format> DeviceRing<F> {
+    /// Copies frames into the driver's buffers, up to the first that is refused, and makes them visible.
+    pub fn deliver(&mut self, frames: &[Outgoing<'_>]) -> Delivery {
+        let mut accepted = 0;
+        let mut refusal = None;
+        for frame in frames {
+            if let Err(reason) = self.receive(frame) {
+                refusal = Some(reason);
+                break;
+            }
+            accepted += 1;
+        }
+        self.publish();
+        Delivery { accepted, refusal }
+    }
+
+    /// Copies a frame into the driver's buffers. It is visible after [`DeviceRing::publish`]. When refused, nothing was
+    /// consumed; a fault shows in [`DeviceRing::fault`] and refuses with [`DropReason::RingFault`].
     pub fn receive(&mut self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
-        if self.fault.is_some() {
+        if self.fault().is_some() {
             return Err(Refusal::Drop(DropReason::RingFault));
         }
         match self.plan(frame.len) {
@@ -25,7 +42,7 @@ impl SplitRing {
         }
         self.starved_at = None;
         self.fill(frame);
-        self.use_planned(self.options.header_len as u32 + frame.len);
+        self.use_planned();
         Ok(())
     }
 
@@ -34,42 +51,55 @@ impl SplitRing {
     fn plan(&mut self, len: u32) -> Result<Result<(), Refusal>, RingFault> {
         let need = self.options.header_len as u64 + u64::from(len);
         self.scratch.plan.0.clear();
-        self.scratch.heads.clear();
+        self.scratch.chains.clear();
+        let mut at = self.format.next_avail();
+        let mut slots = 0;
         let mut room = 0;
         while room < need {
-            let planned = self.scratch.heads.len() as u16;
-            if planned > 0 && !self.options.mergeable || planned == CHAIN_LIMIT {
+            let planned = self.scratch.chains.len();
+            if planned > 0 && !self.options.mergeable || planned == usize::from(CHAIN_LIMIT) {
                 return Ok(Err(Refusal::Drop(DropReason::BufferTooSmall)));
             }
-            let entry = self.next_avail.wrapping_add(planned);
-            if entry == self.seen_avail && self.look()? == planned {
-                return Ok(Err(self.out_of_room(planned)));
-            }
-            let head = self.layout.avail_entry(entry);
+            let Some(head) = self.head(at)? else {
+                return Ok(Err(self.out_of_room(at, slots)));
+            };
+            self.format.prefetch(self.format.after(at, 1));
             let plan = &mut self.scratch.plan.0;
-            let chain = chain::walk(&self.layout, self.options.indirect, head, Access::Write, plan)?;
-            if chain == 0 {
+            let chain = self.format.walk(at, head, Access::Write, plan)?;
+            if chain.total == 0 {
                 return Err(RingFault::EmptyBuffer);
             }
-            self.scratch.heads.push((head, chain.min(need - room) as u32));
-            room += chain;
+            at = self.format.after(at, chain.slots);
+            slots += chain.slots;
+            let used = chain.total.min(need - room);
+            self.scratch.chains.push(Chain { total: used, ..chain });
+            room += chain.total;
         }
         Ok(Ok(()))
     }
 
-    /// `planned` chains are all there are, and do not suffice.
-    fn out_of_room(&mut self, planned: u16) -> Refusal {
-        if planned == self.layout.size() {
+    /// The chain at a position, after a fresh look if there was none before.
+    fn head(&mut self, at: u16) -> Result<Option<F::Head>, RingFault> {
+        if let Some(head) = self.format.head(at) {
+            return Ok(Some(head));
+        }
+        self.format.look()?;
+        Ok(self.format.head(at))
+    }
+
+    /// The chains in `slots` places before `at` are all there are, and do not suffice.
+    fn out_of_room(&mut self, at: u16, slots: u16) -> Refusal {
+        if slots == self.format.size() {
             return Refusal::Drop(DropReason::BufferTooSmall);
         }
-        self.starved_at = Some(self.seen_avail);
+        self.starved_at = Some(at);
         Refusal::Full
     }
 
     /// Copies the frame into the plan.
     fn fill(&mut self, frame: &Outgoing<'_>) {
         let vnet = VnetHeader {
-            num_buffers: self.scratch.heads.len() as u16,
+            num_buffers: self.scratch.chains.len() as u16,
             ..frame.vnet
         };
         let raw = vnet.to_bytes();
@@ -86,14 +116,11 @@ impl SplitRing {
         }
     }
 
-    /// Lists the planned chains as used.
-    fn use_planned(&mut self, total: u32) {
-        let heads = std::mem::take(&mut self.scratch.heads);
-        debug_assert_eq!(heads.iter().map(|(_, len)| *len).sum::<u32>(), total);
-        for (head, len) in &heads {
-            self.add_used(*head, *len);
+    /// Lists the planned chains as used: each of them, even in order, for the driver wants to know their lengths.
+    fn use_planned(&mut self) {
+        for chain in &self.scratch.chains {
+            self.format.consume(chain.slots);
+            self.format.add_used(chain.id, chain.total as u32, chain.slots);
         }
-        self.next_avail = self.next_avail.wrapping_add(heads.len() as u16);
-        self.scratch.heads = heads;
     }
 }

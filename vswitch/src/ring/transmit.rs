@@ -2,8 +2,10 @@
 
 use offload::VnetHeader;
 
-use super::chain::{self, Access};
-use super::{RingFault, SplitRing, gather, layout};
+use super::chain::{Access, Chain};
+use super::device::DeviceRing;
+use super::format::Format;
+use super::{RingFault, gather};
 use crate::frame::{Body, Burst, Frame, HEADER_COPY, MAX_FRAME};
 
 /// The shortest frame: an Ethernet header.
@@ -11,101 +13,111 @@ const MIN_FRAME: u64 = 14;
 
 /// A chain that holds a frame, between the two passes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chain {
-    head: u16,
+pub(super) struct Admitted {
+    id: u16,
     first: u32,
     count: u32,
     /// Octets of the frame, without its virtio-net header.
     len: u32,
 }
 
-impl SplitRing {
+impl<F: Format> DeviceRing<F> {
     /// Takes frames until the burst is full or the ring is empty; returns how many. The chains stay ours until
-    /// [`SplitRing::complete`]. `queue` is noted in each frame.
+    /// [`DeviceRing::complete`]. `queue` is noted in each frame.
     ///
-    /// A fault ends it, and shows in [`SplitRing::fault`]; frames before it are good.
+    /// A fault ends it, and shows in [`DeviceRing::fault`]; frames before it are good.
     pub fn take(&mut self, queue: u16, burst: &mut Burst) -> usize {
-        let mut chains = std::mem::take(&mut self.scratch.chains);
-        chains.clear();
-        if let Err(fault) = self.collect(burst, &mut chains) {
+        let mut frames = std::mem::take(&mut self.scratch.frames);
+        frames.clear();
+        if let Err(fault) = self.collect(burst, &mut frames) {
             self.stop(fault);
         }
-        for chain in &chains {
-            self.push_frame(chain, queue, burst);
+        for frame in &frames {
+            self.push_frame(frame, queue, burst);
         }
-        let taken = chains.len();
-        self.scratch.chains = chains;
+        let taken = frames.len();
+        self.scratch.frames = frames;
         taken
     }
 
     /// Gives all taken chains back to the driver and makes that visible; returns how many.
     pub fn complete(&mut self) -> usize {
-        let taken = std::mem::take(&mut self.taken);
-        for head in &taken {
-            self.add_used(*head, 0);
-        }
-        let count = taken.len();
-        self.taken = taken;
-        self.taken.clear();
+        let mut taken = std::mem::take(&mut self.taken);
+        self.use_unread(&taken);
         self.publish();
+        let count = taken.len();
+        taken.clear();
+        self.taken = taken;
         count
     }
 
     /// Gives back up to `limit` chains unread, which is what a disabled queue's frames get; returns how many.
     pub fn discard(&mut self, limit: usize) -> usize {
-        if self.fault.is_some() {
+        if self.fault().is_some() {
             return 0;
         }
-        let pending = match self.look() {
-            Ok(pending) => usize::from(pending).min(limit),
-            Err(fault) => {
-                self.stop(fault);
-                return 0;
-            }
-        };
-        for _ in 0..pending {
-            let head = self.layout.avail_entry(self.next_avail);
-            self.next_avail = self.next_avail.wrapping_add(1);
-            self.add_used(head, 0);
+        let mut chains = std::mem::take(&mut self.scratch.chains);
+        chains.clear();
+        if let Err(fault) = self.skip(limit, &mut chains) {
+            self.stop(fault);
         }
+        self.use_unread(&chains);
         self.publish();
-        pending
+        let count = chains.len();
+        self.scratch.chains = chains;
+        count
+    }
+
+    fn skip(&mut self, limit: usize, chains: &mut Vec<Chain>) -> Result<(), RingFault> {
+        self.format.look()?;
+        while chains.len() < limit {
+            let at = self.format.next_avail();
+            let Some(head) = self.format.head(at) else { break };
+            let chain = self.format.skip(at, head)?;
+            self.format.consume(chain.slots);
+            chains.push(chain);
+        }
+        Ok(())
+    }
+
+    /// Lists chains as used; in order, the last one stands for all (virtio 1.2, 2.7.9 and 2.8.9).
+    fn use_unread(&mut self, chains: &[Chain]) {
+        if !self.options.in_order {
+            for chain in chains {
+                self.format.add_used(chain.id, 0, chain.slots);
+            }
+        } else if let Some(last) = chains.last() {
+            let slots = chains.iter().map(|chain| chain.slots).sum();
+            self.format.add_used(last.id, 0, slots);
+        }
     }
 
     /// First pass: walks chains into the burst's segments.
-    fn collect(&mut self, burst: &mut Burst, chains: &mut Vec<Chain>) -> Result<(), RingFault> {
-        if self.fault.is_some() {
+    fn collect(&mut self, burst: &mut Burst, frames: &mut Vec<Admitted>) -> Result<(), RingFault> {
+        if self.fault().is_some() {
             return Ok(());
         }
-        let pending = usize::from(self.look()?).min(burst.room());
-        for turn in 0..pending {
-            let head = self.layout.avail_entry(self.next_avail);
-            if turn + 1 < pending {
-                self.layout
-                    .prefetch_descriptor(self.layout.avail_entry(self.next_avail.wrapping_add(1)));
-            }
+        self.format.look()?;
+        for _ in 0..burst.room() {
+            let at = self.format.next_avail();
+            let Some(head) = self.format.head(at) else { break };
+            self.format.prefetch(self.format.after(at, 1));
             let first = burst.segments.len();
-            let walked = chain::walk(
-                &self.layout,
-                self.options.indirect,
-                head,
-                Access::Read,
-                &mut burst.segments,
-            );
-            let total = walked.inspect_err(|_| burst.segments.truncate(first))?;
-            self.next_avail = self.next_avail.wrapping_add(1);
-            self.taken.push(head);
-            if !self.admit(total) {
+            let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
+            let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
+            self.format.consume(chain.slots);
+            self.taken.push(chain);
+            if !self.admit(chain.total) {
                 burst.segments.truncate(first);
                 continue;
             }
             let count = burst.segments.len() - first;
             if let Some(segment) = burst.segments.get(first) {
-                layout::prefetch(segment.ptr);
+                gather::prefetch(segment.ptr);
             }
-            let len = total - self.options.header_len as u64;
-            chains.push(Chain {
-                head,
+            let len = chain.total - self.options.header_len as u64;
+            frames.push(Admitted {
+                id: chain.id,
                 first: first as u32,
                 count: count as u32,
                 len: len as u32,
@@ -129,9 +141,9 @@ impl SplitRing {
     }
 
     /// Second pass: copies a frame's first octets, and leaves the rest as segments.
-    fn push_frame(&self, chain: &Chain, queue: u16, burst: &mut Burst) {
-        let first = chain.first as usize;
-        let Some(segments) = burst.segments.get_mut(first..first + chain.count as usize) else {
+    fn push_frame(&self, frame: &Admitted, queue: u16, burst: &mut Burst) {
+        let first = frame.first as usize;
+        let Some(segments) = burst.segments.get_mut(first..first + frame.count as usize) else {
             return;
         };
         let mut reader = gather::Reader::new(segments);
@@ -139,19 +151,19 @@ impl SplitRing {
         let header_len = self.options.header_len.min(VnetHeader::LEN);
         reader.read(&mut raw[..header_len]);
         let mut header = [0; HEADER_COPY];
-        let copied = (chain.len as usize).min(HEADER_COPY);
+        let copied = (frame.len as usize).min(HEADER_COPY);
         reader.read(&mut header[..copied]);
         let skipped = reader.finish() as u32;
         burst.frames.push(Frame {
             vnet: VnetHeader::from_bytes(&raw),
-            len: chain.len,
-            token: chain.head,
+            len: frame.len,
+            token: frame.id,
             queue,
             body: Body::Shared {
                 header,
                 header_len: copied as u16,
-                first: chain.first + skipped,
-                count: chain.count - skipped,
+                first: frame.first + skipped,
+                count: frame.count - skipped,
             },
         });
     }

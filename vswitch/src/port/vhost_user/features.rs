@@ -56,6 +56,7 @@ pub(super) const fn offered(queue_pairs: u16) -> u64 {
         | feature::INDIRECT_DESC
         | feature::EVENT_IDX
         | feature::VERSION_1
+        | feature::RING_PACKED
         | feature::IN_ORDER;
     let queues = if queue_pairs > 1 { MQ } else { 0 };
     offloads | device | rings | queues | PROTOCOL_FEATURES

@@ -39,7 +39,7 @@ use self::queue::{Kick, Queue};
 use super::{Backend, BackendStatus, Capabilities, Delivery, Refusal, Waker};
 use crate::counters::DropReason;
 use crate::frame::{BURST, Burst, Outgoing};
-use crate::ring::SplitRing;
+use crate::ring::Ring;
 
 /// The most queue pairs that a port can have.
 pub const MAX_QUEUE_PAIRS: u16 = 16;
@@ -364,19 +364,10 @@ impl Shared {
                 refusal: Some(Refusal::Drop(DropReason::PortDown)),
             };
         };
-        let mut accepted = 0;
-        let mut refusal = None;
-        for frame in frames {
-            if let Err(reason) = ring.receive(frame) {
-                refusal = Some(reason);
-                break;
-            }
-            accepted += 1;
-        }
-        ring.publish();
+        let delivery = ring.deliver(frames);
         self.delivered.fetch_or(1 << pair, Ordering::Relaxed);
         self.check(2 * pair, queue);
-        Delivery { accepted, refusal }
+        delivery
     }
 
     fn arm(&self, pair: usize, wants_room: bool) -> bool {
@@ -384,7 +375,7 @@ impl Shared {
         if is_in(&self.transmitting, pair) {
             let mut queue = self.queue(2 * pair + 1);
             let polled = matches!(queue.kick, Kick::Poll);
-            work |= polled | queue.ring.as_mut().is_some_and(SplitRing::enable_notifications);
+            work |= polled | queue.ring.as_mut().is_some_and(Ring::enable_notifications);
         }
         if is_in(&self.receiving, pair)
             && let Some(ring) = self.queue(2 * pair).ring.as_mut()

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use crate::memory::GuestMemory;
-use crate::ring::{RingAddresses, RingFault, RingSetup, SplitRing};
+use crate::ring::{Ring, RingAddresses, RingFault, RingSetup};
 
 /// A ring's state. The protocol's thread and the worker share it under a lock.
 #[derive(Debug, Default)]
@@ -23,7 +23,7 @@ pub(super) struct Queue {
     pub(super) err: Option<File>,
     pub(super) enabled: bool,
     /// The running ring.
-    pub(super) ring: Option<SplitRing>,
+    pub(super) ring: Option<Ring>,
     /// The worker has frames in hand whose octets are in this queue's memory.
     pub(super) busy: bool,
     /// Whether the worker watches the kick.
@@ -64,7 +64,7 @@ impl Queue {
             features,
             base: self.base,
         };
-        let mut ring = SplitRing::new(memory, &setup)?;
+        let mut ring = Ring::new(memory, &setup)?;
         if receive {
             ring.disable_notifications();
         }
@@ -76,7 +76,7 @@ impl Queue {
     pub(super) fn stop(&mut self) {
         self.kick = Kick::Stopped;
         if let Some(ring) = self.ring.take() {
-            self.base = ring.next_avail().wrapping_sub(ring.outstanding() as u16);
+            self.base = ring.base();
             self.retire(Arc::clone(ring.memory()));
         }
     }
@@ -118,13 +118,13 @@ impl Queue {
     }
 
     /// The running ring, if the peer has enabled it.
-    pub(super) fn enabled_ring(&mut self) -> Option<&mut SplitRing> {
+    pub(super) fn enabled_ring(&mut self) -> Option<&mut Ring> {
         self.ring.as_mut().filter(|_| self.enabled)
     }
 
     /// Tells the guest, if it wants to know of what was published.
     pub(super) fn notify(&mut self) {
-        let wanted = self.ring.as_mut().is_some_and(SplitRing::needs_notification);
+        let wanted = self.ring.as_mut().is_some_and(Ring::needs_notification);
         if wanted && let Some(call) = &self.call {
             ring_bell(call);
         }

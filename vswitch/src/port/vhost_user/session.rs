@@ -8,7 +8,7 @@ use super::message::{self, MessageError, Request};
 use super::queue::{self, Kick};
 use super::{Shared, features};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
-use crate::ring::{MAX_QUEUE_SIZE, RingFault};
+use crate::ring::{MAX_QUEUE_SIZE, RingFault, feature};
 
 /// The smallest MTU (RFC 791).
 const MIN_MTU: u64 = 68;
@@ -35,7 +35,7 @@ pub(super) enum SessionError {
     Queue { index: u32, queues: usize },
     #[error("queue {index}: {fault}")]
     Ring { index: usize, fault: RingFault },
-    #[error("queue {index} starts at {base}, which no split ring can")]
+    #[error("queue {index} starts at {base:#x}, which no split ring can")]
     Base { index: usize, base: u32 },
     #[error("queue {0} got a doorbell that is no eventfd")]
     Bell(usize),
@@ -210,9 +210,10 @@ impl<'a> Session<'a> {
 
     fn set_size(&mut self, index: u32, size: u32) -> Result<(), SessionError> {
         let index = self.index(index)?;
+        let packed = self.has_packed_rings();
         let fair = u16::try_from(size)
             .ok()
-            .filter(|size| size.is_power_of_two() && *size <= MAX_QUEUE_SIZE);
+            .filter(|size| (1..=MAX_QUEUE_SIZE).contains(size) && (packed || size.is_power_of_two()));
         let size = fair.ok_or(SessionError::Ring {
             index,
             fault: RingFault::Size(size),
@@ -221,9 +222,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    fn has_packed_rings(&self) -> bool {
+        self.port.features.load(Ordering::Relaxed) & feature::RING_PACKED != 0
+    }
+
+    /// Says where a ring starts. For a packed ring the peer gives two positions: that of the first chain which is not
+    /// consumed, and in bits 16 to 31 that of the first which is not used. Chains are used in order here, so that a
+    /// ring that stopped has both in one place, and DPDK leaves the second one zero.
     fn set_base(&mut self, index: u32, base: u32) -> Result<(), SessionError> {
         let index = self.index(index)?;
-        let base = u16::try_from(base).map_err(|_| SessionError::Base { index, base })?;
+        let base = if self.has_packed_rings() {
+            base as u16
+        } else {
+            u16::try_from(base).map_err(|_| SessionError::Base { index, base })?
+        };
         self.port.queue(index).base = base;
         Ok(())
     }
@@ -233,7 +245,9 @@ impl<'a> Session<'a> {
         let mut queue = self.port.queue(known);
         self.port.wait_for_worker(&mut queue);
         self.port.stop(known, &mut queue);
-        Ok(Some(message::vring_state(index, queue.base.into())))
+        let base = u32::from(queue.base);
+        let both = if self.has_packed_rings() { base << 16 } else { 0 };
+        Ok(Some(message::vring_state(index, base | both)))
     }
 
     fn set_kick(&mut self, index: u32, file: Option<File>) -> Result<(), SessionError> {

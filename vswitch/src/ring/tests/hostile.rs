@@ -9,7 +9,7 @@ use crate::counters::DropReason;
 use crate::frame::{Burst, Outgoing};
 use crate::port::Refusal;
 use crate::ring::mock::{GUEST_BASE, MockGuest, MockQueue, Shape, USER_BASE};
-use crate::ring::{CHAIN_LIMIT, RingFault, RingSetup, SplitRing, feature};
+use crate::ring::{CHAIN_LIMIT, Ring, RingFault, RingSetup, feature};
 
 /// Offers one chain that the closure writes, and returns the fault that it causes.
 fn fault_of(access: u16, features: u64, write: impl FnOnce(&Side)) -> Option<RingFault> {
@@ -29,10 +29,7 @@ fn fault_of(access: u16, features: u64, write: impl FnOnce(&Side)) -> Option<Rin
             head: &[1; 60],
             tail: &[],
         };
-        assert_eq!(
-            side.ring.receive(&frame),
-            Err(Refusal::Drop(DropReason::RingFault))
-        );
+        assert_eq!(side.receive(&frame), Err(Refusal::Drop(DropReason::RingFault)));
     }
     assert_eq!(side.driver.used(), None);
     side.ring.fault()
@@ -139,7 +136,7 @@ fn a_ring_must_be_in_memory_aligned_and_of_a_fair_size() {
     let refuse = |change: &dyn Fn(&mut RingSetup)| {
         let mut setup = good;
         change(&mut setup);
-        SplitRing::new(guest.memory(), &setup).unwrap_err()
+        Ring::new(guest.memory(), &setup).unwrap_err()
     };
     assert!(matches!(refuse(&|setup| setup.size = 0), RingFault::Size(0)));
     assert!(matches!(refuse(&|setup| setup.size = 48), RingFault::Size(48)));
@@ -199,10 +196,10 @@ fn a_frame_is_not_spread_over_more_buffers_than_the_limit() {
     }
     let most = usize::from(CHAIN_LIMIT) * 13 - 12;
     assert_eq!(
-        side.ring.receive(&frame(most + 1)),
+        side.receive(&frame(most + 1)),
         Err(Refusal::Drop(DropReason::BufferTooSmall))
     );
-    assert_eq!(side.ring.receive(&frame(most)), Ok(()));
+    assert_eq!(side.receive(&frame(most)), Ok(()));
 }
 
 #[test]

@@ -1,22 +1,25 @@
 //! Rings against the mock driver: what arrives, what is refused, who is told.
 
 mod hostile;
+mod hostile_packed;
+mod in_order;
 mod random;
 
 use offload::VnetHeader;
 
 use super::mock::{MockGuest, MockQueue, Shape};
-use super::{RefusedFrames, SplitRing, feature};
+use super::{RefusedFrames, Ring, feature};
 use crate::counters::DropReason;
 use crate::frame::{BURST, Body, Burst, MAX_FRAME, Outgoing};
 use crate::port::Refusal;
 
 const MODERN: u64 = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC;
+const PACKED: u64 = MODERN | feature::RING_PACKED;
 
 /// One queue with both of its sides.
 struct Side {
     driver: MockQueue,
-    ring: SplitRing,
+    ring: Ring,
 }
 
 impl Side {
@@ -24,8 +27,14 @@ impl Side {
         let bytes = u64::from(size) * (buffer + 1024) + 0x1_0000;
         let guest = MockGuest::new(bytes.next_multiple_of(4096));
         let driver = MockQueue::new(&guest, size, buffer, features, start);
-        let ring = SplitRing::new(guest.memory(), &driver.setup()).unwrap();
+        let ring = Ring::new(guest.memory(), &driver.setup()).unwrap();
         Self { driver, ring }
+    }
+
+    /// Delivers one frame.
+    fn receive(&mut self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
+        let delivery = self.ring.deliver(std::slice::from_ref(frame));
+        delivery.refusal.map_or(Ok(()), Err)
     }
 
     fn ring_write(&self, guest: u64, octets: &[u8]) {
@@ -65,94 +74,103 @@ fn outgoing(burst: &Burst, index: usize) -> Outgoing<'_> {
 fn carry(from: &mut Side, to: &mut Side) -> Vec<Result<(), Refusal>> {
     let mut burst = Burst::default();
     from.ring.take(0, &mut burst);
-    let results = (0..burst.frames.len())
-        .map(|index| to.ring.receive(&outgoing(&burst, index)))
+    let frames: Vec<_> = (0..burst.frames.len())
+        .map(|index| outgoing(&burst, index))
         .collect();
-    to.ring.publish();
+    let mut results = Vec::new();
+    while results.len() < frames.len() {
+        let delivery = to.ring.deliver(&frames[results.len()..]);
+        results.extend((0..delivery.accepted).map(|_| Ok(())));
+        results.extend(delivery.refusal.map(Err));
+    }
     from.ring.complete();
     results
 }
 
 #[test]
 fn frames_of_all_shapes_arrive_intact() {
-    for shape in [
-        Shape::Chain(1),
-        Shape::Chain(2),
-        Shape::Chain(19),
-        Shape::Indirect(1),
-        Shape::Indirect(18),
-    ] {
-        for len in [14, 60, 191, 192, 193, 1514, 9014, MAX_FRAME] {
-            let mut from = Side::new(64, 0x1_1000, MODERN, 0);
-            let mut to = Side::new(64, 0x1_1000, MODERN, 0);
-            let vnet = VnetHeader {
-                flags: 1,
-                csum_start: 34,
-                csum_offset: 16,
-                ..VnetHeader::default()
-            };
-            let sent = framed(12, vnet, len, 7);
-            assert!(from.driver.send(&sent, shape));
-            assert!(to.driver.post(0x1_1000, shape));
-            assert_eq!(carry(&mut from, &mut to), [Ok(())], "{shape:?}, {len} octets");
-            let got = to.driver.receive(12).unwrap();
-            assert_eq!(&got[..10], &sent[..10]);
-            assert_eq!(got[12..], sent[12..]);
-            assert_eq!(from.driver.used().map(|(_, len)| len), Some(0));
-            assert_eq!(from.driver.free(), 64);
+    for features in [MODERN, PACKED] {
+        for shape in [
+            Shape::Chain(1),
+            Shape::Chain(2),
+            Shape::Chain(19),
+            Shape::Indirect(1),
+            Shape::Indirect(18),
+        ] {
+            for len in [14, 60, 191, 192, 193, 1514, 9014, MAX_FRAME] {
+                let mut from = Side::new(64, 0x1_1000, features, 0);
+                let mut to = Side::new(64, 0x1_1000, features, 0);
+                let vnet = VnetHeader {
+                    flags: 1,
+                    csum_start: 34,
+                    csum_offset: 16,
+                    ..VnetHeader::default()
+                };
+                let sent = framed(12, vnet, len, 7);
+                assert!(from.driver.send(&sent, shape));
+                assert!(to.driver.post(0x1_1000, shape));
+                assert_eq!(carry(&mut from, &mut to), [Ok(())], "{shape:?}, {len} octets");
+                let got = to.driver.receive(12).unwrap();
+                assert_eq!(&got[..10], &sent[..10]);
+                assert_eq!(got[12..], sent[12..]);
+                assert_eq!(from.driver.used().map(|(_, len)| len), Some(0));
+                assert_eq!(from.driver.free(), 64);
+            }
         }
     }
 }
 
 #[test]
 fn a_large_frame_spreads_over_merged_buffers() {
-    let mut from = Side::new(32, 0x1_1000, MODERN, 0);
-    let mut to = Side::new(64, 2048, MODERN, 0);
-    let sent = framed(12, VnetHeader::default(), 65_000, 3);
-    for _ in 0..31 {
+    for features in [MODERN, PACKED] {
+        let mut from = Side::new(32, 0x1_1000, features, 0);
+        let mut to = Side::new(64, 2048, features, 0);
+        let sent = framed(12, VnetHeader::default(), 65_000, 3);
+        for _ in 0..31 {
+            assert!(to.driver.post(2048, Shape::Chain(1)));
+        }
+        assert!(from.driver.send(&sent, Shape::Chain(17)));
+        let mut burst = Burst::default();
+        assert_eq!(from.ring.take(0, &mut burst), 1);
+        // 31 buffers hold 63488 octets: too few by one, and none of them is consumed.
+        assert_eq!(to.receive(&outgoing(&burst, 0)), Err(Refusal::Full));
+        assert_eq!(to.driver.used(), None);
+        assert!(!to.ring.enable_room_notifications(), "nothing was added since");
         assert!(to.driver.post(2048, Shape::Chain(1)));
+        assert!(to.ring.enable_room_notifications(), "a buffer was added since");
+        assert_eq!(to.receive(&outgoing(&burst, 0)), Ok(()));
+        from.ring.complete();
+        let got = to.driver.receive(12).unwrap();
+        assert_eq!(u16::from_le_bytes([got[10], got[11]]), 32);
+        assert_eq!(got[12..], sent[12..]);
+        assert_eq!(to.driver.free(), 64);
     }
-    assert!(from.driver.send(&sent, Shape::Chain(17)));
-    let mut burst = Burst::default();
-    assert_eq!(from.ring.take(0, &mut burst), 1);
-    // 31 buffers hold 63488 octets: too few by one, and none of them is consumed.
-    assert_eq!(to.ring.receive(&outgoing(&burst, 0)), Err(Refusal::Full));
-    to.ring.publish();
-    assert_eq!(to.driver.used(), None);
-    assert!(!to.ring.enable_room_notifications(), "nothing was added since");
-    assert!(to.driver.post(2048, Shape::Chain(1)));
-    assert!(to.ring.enable_room_notifications(), "a buffer was added since");
-    assert_eq!(to.ring.receive(&outgoing(&burst, 0)), Ok(()));
-    to.ring.publish();
-    from.ring.complete();
-    let got = to.driver.receive(12).unwrap();
-    assert_eq!(u16::from_le_bytes([got[10], got[11]]), 32);
-    assert_eq!(got[12..], sent[12..]);
-    assert_eq!(to.driver.free(), 64);
 }
 
 #[test]
 fn a_frame_that_can_never_fit_is_dropped() {
-    let mut from = Side::new(16, 0x1000, MODERN, 0);
-    let mut to = Side::new(16, 2048, feature::VERSION_1, 0);
-    from.driver
-        .send(&framed(12, VnetHeader::default(), 2037, 0), Shape::Chain(1));
-    from.driver
-        .send(&framed(12, VnetHeader::default(), 2036, 1), Shape::Chain(1));
-    to.driver.post(2048, Shape::Chain(1));
-    let results = carry(&mut from, &mut to);
-    assert_eq!(results, [Err(Refusal::Drop(DropReason::BufferTooSmall)), Ok(())]);
-    let got = to.driver.receive(12).unwrap();
-    assert_eq!((got.len(), got[10]), (2048, 1));
-    // The whole ring is posted and merged buffers still do not hold it.
-    let mut small = Side::new(4, 64, MODERN, 0);
-    (0..4).for_each(|_| assert!(small.driver.post(64, Shape::Chain(1))));
-    from.driver
-        .send(&framed(12, VnetHeader::default(), 245, 0), Shape::Chain(1));
-    assert_eq!(
-        carry(&mut from, &mut small),
-        [Err(Refusal::Drop(DropReason::BufferTooSmall))]
-    );
+    for features in [MODERN, PACKED] {
+        let mut from = Side::new(16, 0x1000, features, 0);
+        let mut to = Side::new(16, 2048, features & !feature::MRG_RXBUF, 0);
+        from.driver
+            .send(&framed(12, VnetHeader::default(), 2037, 0), Shape::Chain(1));
+        from.driver
+            .send(&framed(12, VnetHeader::default(), 2036, 1), Shape::Chain(1));
+        to.driver.post(2048, Shape::Chain(1));
+        let results = carry(&mut from, &mut to);
+        assert_eq!(results, [Err(Refusal::Drop(DropReason::BufferTooSmall)), Ok(())]);
+        let got = to.driver.receive(12).unwrap();
+        assert_eq!((got.len(), got[10]), (2048, 1));
+        // The whole ring is posted and merged buffers still do not hold it.
+        let mut small = Side::new(4, 64, features, 0);
+        (0..4).for_each(|_| assert!(small.driver.post(64, Shape::Chain(1))));
+        from.driver
+            .send(&framed(12, VnetHeader::default(), 245, 0), Shape::Chain(1));
+        assert_eq!(
+            carry(&mut from, &mut small),
+            [Err(Refusal::Drop(DropReason::BufferTooSmall))]
+        );
+    }
 }
 
 #[test]
@@ -176,40 +194,47 @@ fn a_legacy_driver_has_headers_of_10_octets() {
 
 #[test]
 fn frames_of_impossible_length_are_given_back_in_order_and_counted() {
-    let mut side = Side::new(16, 0x1_2000, MODERN, 0);
-    side.driver
-        .send(&framed(12, VnetHeader::default(), 60, 0), Shape::Chain(1));
-    side.driver
-        .send(&framed(12, VnetHeader::default(), 13, 0), Shape::Chain(1));
-    side.driver.send(
-        &framed(12, VnetHeader::default(), MAX_FRAME + 1, 0),
-        Shape::Chain(3),
-    );
-    side.driver.send(&[], Shape::Chain(1));
-    side.driver
-        .send(&framed(12, VnetHeader::default(), MAX_FRAME, 0), Shape::Chain(3));
-    let mut burst = Burst::default();
-    assert_eq!(side.ring.take(5, &mut burst), 2);
-    assert_eq!(side.ring.fault(), None);
-    assert_eq!(
-        side.ring.take_refused(),
-        RefusedFrames {
-            too_short: 2,
-            too_long: 1
-        }
-    );
-    assert_eq!(burst.frames()[1].queue, 5);
-    assert_eq!(side.ring.outstanding(), 5);
-    assert_eq!(side.ring.complete(), 5);
-    let heads: Vec<u16> = std::iter::from_fn(|| side.driver.used())
-        .map(|(head, _)| head)
-        .collect();
-    assert_eq!(heads, [0, 1, 2, 5, 6]);
+    for (features, expected) in [(MODERN, [0, 1, 2, 5, 6]), (PACKED, [0, 1, 2, 3, 4])] {
+        let mut side = Side::new(16, 0x1_2000, features, 0);
+        side.driver
+            .send(&framed(12, VnetHeader::default(), 60, 0), Shape::Chain(1));
+        side.driver
+            .send(&framed(12, VnetHeader::default(), 13, 0), Shape::Chain(1));
+        side.driver.send(
+            &framed(12, VnetHeader::default(), MAX_FRAME + 1, 0),
+            Shape::Chain(3),
+        );
+        side.driver.send(&[], Shape::Chain(1));
+        side.driver
+            .send(&framed(12, VnetHeader::default(), MAX_FRAME, 0), Shape::Chain(3));
+        let mut burst = Burst::default();
+        assert_eq!(side.ring.take(5, &mut burst), 2);
+        assert_eq!(side.ring.fault(), None);
+        assert_eq!(
+            side.ring.take_refused(),
+            RefusedFrames {
+                too_short: 2,
+                too_long: 1
+            }
+        );
+        assert_eq!(burst.frames()[1].queue, 5);
+        assert_eq!(side.ring.outstanding(), 5);
+        assert_eq!(side.ring.complete(), 5);
+        let heads: Vec<u16> = std::iter::from_fn(|| side.driver.used())
+            .map(|(head, _)| head)
+            .collect();
+        assert_eq!(heads, expected);
+    }
 }
 
 #[test]
 fn the_driver_is_told_when_it_asked() {
-    for features in [MODERN, MODERN | feature::EVENT_IDX] {
+    for features in [
+        MODERN,
+        MODERN | feature::EVENT_IDX,
+        PACKED,
+        PACKED | feature::EVENT_IDX,
+    ] {
         let mut side = Side::new(16, 2048, features, 65_535);
         let send = |side: &mut Side| {
             side.driver.send(&[0; 100], Shape::Chain(1));
@@ -243,7 +268,12 @@ fn an_empty_ring_notifies_a_legacy_driver_that_asked_for_it() {
 
 #[test]
 fn the_device_is_told_when_it_asked() {
-    for features in [MODERN, MODERN | feature::EVENT_IDX] {
+    for features in [
+        MODERN,
+        MODERN | feature::EVENT_IDX,
+        PACKED,
+        PACKED | feature::EVENT_IDX,
+    ] {
         let mut side = Side::new(16, 2048, features, 65_535);
         assert!(!side.ring.enable_notifications());
         side.driver.send(&[0; 100], Shape::Chain(1));
@@ -260,22 +290,28 @@ fn the_device_is_told_when_it_asked() {
 
 #[test]
 fn a_disabled_queue_is_emptied_unread() {
-    let mut side = Side::new(16, 2048, MODERN, 0);
-    (0..5).for_each(|_| assert!(side.driver.send(&[0; 100], Shape::Chain(1))));
-    assert_eq!(side.ring.discard(3), 3);
-    assert_eq!(side.ring.discard(BURST), 2);
-    assert_eq!(std::iter::from_fn(|| side.driver.used()).count(), 5);
+    for features in [MODERN, PACKED] {
+        let mut side = Side::new(16, 2048, features, 0);
+        (0..5).for_each(|_| assert!(side.driver.send(&[0; 100], Shape::Chain(1))));
+        assert_eq!(side.ring.discard(3), 3);
+        assert_eq!(side.ring.discard(BURST), 2);
+        assert_eq!(std::iter::from_fn(|| side.driver.used()).count(), 5);
+    }
 }
 
 #[test]
 fn a_burst_ends_at_its_limit() {
-    let mut side = Side::new(64, 256, MODERN, 65_520);
-    (0..40).for_each(|_| assert!(side.driver.send(&[0; 100], Shape::Chain(1))));
-    let mut burst = Burst::default();
-    assert_eq!(side.ring.take(0, &mut burst), BURST);
-    assert_eq!(burst.room(), 0);
-    side.ring.complete();
-    burst.clear();
-    assert_eq!(side.ring.take(0, &mut burst), 8);
-    assert_eq!(side.ring.next_avail(), 65_520_u16.wrapping_add(40));
+    for (features, middle, end) in [(MODERN, 16, 24), (PACKED, 0x8010, 0x8018)] {
+        let mut side = Side::new(64, 256, features, 65_520);
+        (0..40).for_each(|_| assert!(side.driver.send(&[0; 100], Shape::Chain(1))));
+        let mut burst = Burst::default();
+        assert_eq!(side.ring.take(0, &mut burst), BURST);
+        assert_eq!(burst.room(), 0);
+        side.ring.complete();
+        burst.clear();
+        assert_eq!(side.ring.take(0, &mut burst), 8);
+        assert_eq!(side.ring.base(), middle, "what is in hand counts as not consumed");
+        side.ring.complete();
+        assert_eq!(side.ring.base(), end);
+    }
 }

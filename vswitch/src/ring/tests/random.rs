@@ -106,15 +106,20 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn every_frame_arrives_once_whole_and_in_order(
         steps in prop::collection::vec(step(), 1..120),
         start in prop_oneof![Just(0u16), 65_500u16..=65_535, any::<u16>()],
         events: bool,
+        in_order: bool,
+        packed: bool,
     ) {
-        let extra = if events { feature::EVENT_IDX | feature::IN_ORDER } else { 0 };
+        let with = |on: bool, feature: u64| if on { feature } else { 0 };
+        let extra = with(events, feature::EVENT_IDX)
+            | with(in_order, feature::IN_ORDER)
+            | with(packed, feature::RING_PACKED);
         let mut run = Run::new(MODERN | extra, start);
         for step in &steps {
             run.step(step);
@@ -141,16 +146,15 @@ proptest! {
         receive: bool,
         features: u64,
     ) {
-        let mut side = Side::new(8, 512, features & !feature::EVENT_IDX, 0);
+        let mut side = Side::new(8, 512, features & !(feature::EVENT_IDX | feature::RING_PACKED), 0);
         let (descriptors, available, _) = side.driver.parts();
         side.ring_write(descriptors, &octets[..128]);
         side.ring_write(available, &octets[128..]);
         if receive {
             let frame = Outgoing { vnet: VnetHeader::default(), len: 60, flow_hash: 0, head: &[1; 60], tail: &[] };
             for _ in 0..10 {
-                let _ = side.ring.receive(&frame);
+                let _ = side.receive(&frame);
             }
-            side.ring.publish();
         } else {
             let mut burst = Burst::default();
             side.ring.take(0, &mut burst);

@@ -7,20 +7,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::chain::Descriptor;
-use super::{MAX_QUEUE_SIZE, RingFault};
 use crate::memory::GuestMemory;
-
-/// Where a ring's parts are, as addresses of the peer's own (`VHOST_USER_SET_VRING_ADDR`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RingAddresses {
-    /// Descriptor table.
-    pub descriptors: u64,
-    /// Available ring.
-    pub available: u64,
-    /// Used ring.
-    pub used: u64,
-}
+use crate::ring::chain::Descriptor;
+use crate::ring::gather::prefetch;
+use crate::ring::{MAX_QUEUE_SIZE, RingAddresses, RingFault, part};
 
 /// A ring in memory that stays mapped as long as this value lives.
 ///
@@ -56,22 +46,24 @@ impl Layout {
         }
         let entries = u64::from(size);
         let event = if event_idx { 2 } else { 0 };
-        let part = |part: &'static str, address: u64, len: u64, align: usize| {
-            let at = memory
-                .translate_user(address, len)
-                .ok_or(RingFault::Outside { part, address })?;
-            if (at as usize).is_multiple_of(align) {
-                Ok(at)
-            } else {
-                Err(RingFault::Misaligned { part, address })
-            }
-        };
         Ok(Self {
             size,
             event_idx,
-            descriptors: part("descriptor table", addresses.descriptors, 16 * entries, 16)?,
-            available: part("available ring", addresses.available, 4 + 2 * entries + event, 2)?,
-            used: part("used ring", addresses.used, 4 + 8 * entries + event, 4)?,
+            descriptors: part(
+                memory,
+                "descriptor table",
+                addresses.descriptors,
+                16 * entries,
+                16,
+            )?,
+            available: part(
+                memory,
+                "available ring",
+                addresses.available,
+                4 + 2 * entries + event,
+                2,
+            )?,
+            used: part(memory, "used ring", addresses.used, 4 + 8 * entries + event, 4)?,
             memory: Arc::clone(memory),
         })
     }
@@ -150,7 +142,7 @@ impl Layout {
             let at: *mut u64 = self.descriptors.add(16 * self.slot(index)).cast();
             (AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1)))
         };
-        Descriptor::of(low.load(Ordering::Relaxed), high.load(Ordering::Relaxed))
+        Descriptor::of_split(low.load(Ordering::Relaxed), high.load(Ordering::Relaxed))
     }
 
     /// Fetches a descriptor's cache line ahead of its use.
@@ -174,15 +166,4 @@ impl Layout {
         // SAFETY: as for the available ring; the used ring is aligned to 4.
         unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
     }
-}
-
-/// Fetches a cache line ahead of its use; any address will do.
-pub(super) fn prefetch(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: a prefetch is a hint that never faults, whatever the address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }

@@ -1,0 +1,128 @@
+//! A virtqueue of either format, from the device's side.
+
+use std::sync::Arc;
+
+use super::chain::Chain;
+use super::format::Format;
+use super::{Options, RefusedFrames, RingAddresses, RingFault, RingSetup, scatter, transmit};
+use crate::memory::GuestMemory;
+
+/// The device's side of one virtqueue: what does not depend on its format. [`super::SplitRing`] and
+/// [`super::PackedRing`] are what it is used as.
+#[derive(Debug)]
+pub struct DeviceRing<F> {
+    pub(super) format: F,
+    pub(super) options: Options,
+    /// The position at which a frame found no room.
+    pub(super) starved_at: Option<u16>,
+    fault: Option<RingFault>,
+    pub(super) refused: RefusedFrames,
+    /// Chains that were taken and not completed, in order.
+    pub(super) taken: Vec<Chain>,
+    pub(super) scratch: Scratch,
+}
+
+/// Lists that are filled and emptied within one call, kept so that nothing is allocated.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) frames: Vec<transmit::Admitted>,
+    pub(super) plan: scatter::Plan,
+    pub(super) chains: Vec<Chain>,
+}
+
+impl<F: Format> DeviceRing<F> {
+    /// Sets a ring up in `memory`. Fails if its parts are not entirely there, or not aligned.
+    pub fn new(memory: &Arc<GuestMemory>, setup: &RingSetup) -> Result<Self, RingFault> {
+        let options = Options::of(setup.features);
+        Ok(Self {
+            format: F::new(memory, setup, options)?,
+            options,
+            starved_at: None,
+            fault: None,
+            refused: RefusedFrames::default(),
+            taken: Vec::with_capacity(crate::frame::BURST),
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// Goes on with the same ring at other addresses or in another memory; what was taken can still be completed.
+    pub fn relocate(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        addresses: &RingAddresses,
+    ) -> Result<(), RingFault> {
+        self.format.relocate(memory, addresses)
+    }
+
+    /// Entries.
+    pub fn size(&self) -> u16 {
+        self.format.size()
+    }
+
+    /// Where the ring would go on if it stopped now: at the first chain that was not completed.
+    pub fn base(&self) -> u16 {
+        let slots = self.taken.iter().map(|chain| chain.slots).sum();
+        self.format.before(self.format.next_avail(), slots)
+    }
+
+    /// Chains that were taken and not completed.
+    pub fn outstanding(&self) -> usize {
+        self.taken.len()
+    }
+
+    /// Octets of the virtio-net header in front of each frame: 12, or 10 for a legacy driver without mergeable buffers.
+    pub fn header_len(&self) -> usize {
+        self.options.header_len
+    }
+
+    /// The memory that the ring is in.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        self.format.memory()
+    }
+
+    /// Why the ring stopped.
+    pub fn fault(&self) -> Option<RingFault> {
+        self.fault
+    }
+
+    /// Frames refused since the last call.
+    pub fn take_refused(&mut self) -> RefusedFrames {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// Makes used chains visible to the driver.
+    pub fn publish(&mut self) {
+        self.format.publish();
+    }
+
+    /// Whether the driver wants to hear of what was published since the last call.
+    pub fn needs_notification(&mut self) -> bool {
+        self.format.needs_notification()
+    }
+
+    /// Asks the driver to ring when it adds a chain. True if there is one already: no ring will come for it.
+    pub fn enable_notifications(&mut self) -> bool {
+        self.ask_at(self.format.next_avail())
+    }
+
+    /// Asks a receive queue's driver to ring when it adds buffers to those that did not suffice the last time. True
+    /// if it has meanwhile.
+    pub fn enable_room_notifications(&mut self) -> bool {
+        self.ask_at(self.starved_at.unwrap_or(self.format.next_avail()))
+    }
+
+    fn ask_at(&mut self, at: u16) -> bool {
+        self.fault.is_none() && self.format.ask_at(at)
+    }
+
+    /// The driver need not ring: we look by ourselves.
+    pub fn disable_notifications(&mut self) {
+        if self.fault.is_none() {
+            self.format.suppress();
+        }
+    }
+
+    pub(super) fn stop(&mut self, fault: RingFault) {
+        self.fault.get_or_insert(fault);
+    }
+}

@@ -1,0 +1,77 @@
+//! What the two formats of virtqueues do differently.
+
+use std::sync::Arc;
+
+use super::chain::{Access, Chain};
+use super::{Options, RingAddresses, RingFault, RingSetup};
+use crate::frame::Segment;
+use crate::memory::GuestMemory;
+
+/// A virtqueue's format, as the device sees it.
+///
+/// A *position* says where in the ring a chain is: a split ring's free-running index, or a packed ring's slot with the
+/// wrap counter in bit 15.
+pub trait Format: Sized {
+    /// What is known of a chain before it is walked.
+    type Head: Copy;
+
+    /// Finds the ring's parts.
+    fn new(memory: &Arc<GuestMemory>, setup: &RingSetup, options: Options) -> Result<Self, RingFault>;
+
+    /// Goes on with the ring's parts in other places.
+    fn relocate(&mut self, memory: &Arc<GuestMemory>, addresses: &RingAddresses) -> Result<(), RingFault>;
+
+    /// Entries.
+    fn size(&self) -> u16;
+
+    /// The memory that the ring is in.
+    fn memory(&self) -> &Arc<GuestMemory>;
+
+    /// The position of the first chain that is not consumed.
+    fn next_avail(&self) -> u16;
+
+    /// The position `slots` places after another.
+    fn after(&self, at: u16, slots: u16) -> u16;
+
+    /// The position `slots` places before another.
+    fn before(&self, at: u16, slots: u16) -> u16;
+
+    /// Looks at what the driver has made available.
+    fn look(&mut self) -> Result<(), RingFault>;
+
+    /// The chain at a position, if the last look saw one.
+    fn head(&self, at: u16) -> Option<Self::Head>;
+
+    /// Fetches ahead what walking the chain at a position will read first.
+    fn prefetch(&self, at: u16);
+
+    /// Appends a chain's pieces to `segments`. On a fault some may have been appended.
+    fn walk(
+        &self,
+        at: u16,
+        head: Self::Head,
+        access: Access,
+        segments: &mut Vec<Segment>,
+    ) -> Result<Chain, RingFault>;
+
+    /// A chain's identifier and slots, its buffers unseen.
+    fn skip(&self, at: u16, head: Self::Head) -> Result<Chain, RingFault>;
+
+    /// Counts the next `slots` places as consumed.
+    fn consume(&mut self, slots: u16);
+
+    /// Lists a chain, or with in-order use a batch that ends with it, as used; invisible until [`Format::publish`].
+    fn add_used(&mut self, id: u16, len: u32, slots: u16);
+
+    /// Makes what was listed visible to the driver.
+    fn publish(&mut self);
+
+    /// Whether the driver wants to hear of what was published since the last call.
+    fn needs_notification(&mut self) -> bool;
+
+    /// Asks the driver to ring when it makes the chain at a position available. True if it has already.
+    fn ask_at(&mut self, at: u16) -> bool;
+
+    /// The driver need not ring.
+    fn suppress(&mut self);
+}

@@ -1,0 +1,230 @@
+//! Split virtqueues (virtio 1.2, section 2.7).
+
+mod layout;
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use self::layout::Layout;
+use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Table};
+use super::format::Format;
+use super::{Options, RingAddresses, RingFault, RingSetup};
+use crate::frame::Segment;
+use crate::memory::GuestMemory;
+
+/// The device's side of a split virtqueue. Positions are free-running indices.
+#[derive(Debug)]
+pub struct Split {
+    layout: Layout,
+    options: Options,
+    /// The first available entry that is not consumed.
+    next_avail: u16,
+    /// The available index as last read.
+    seen_avail: u16,
+    /// Where the next used entry goes.
+    next_used: u16,
+    /// The used index as published.
+    published: u16,
+    /// The used index at the last decision to notify; `None` before the first.
+    notified: Option<u16>,
+}
+
+impl Format for Split {
+    type Head = u16;
+
+    fn new(memory: &Arc<GuestMemory>, setup: &RingSetup, options: Options) -> Result<Self, RingFault> {
+        let layout = Layout::resolve(memory, &setup.addresses, setup.size, options.event_idx)?;
+        let used = layout.used_index();
+        Ok(Self {
+            layout,
+            options,
+            next_avail: setup.base,
+            seen_avail: setup.base,
+            next_used: used,
+            published: used,
+            notified: None,
+        })
+    }
+
+    fn relocate(&mut self, memory: &Arc<GuestMemory>, addresses: &RingAddresses) -> Result<(), RingFault> {
+        self.layout = Layout::resolve(memory, addresses, self.layout.size(), self.options.event_idx)?;
+        Ok(())
+    }
+
+    fn size(&self) -> u16 {
+        self.layout.size()
+    }
+
+    fn memory(&self) -> &Arc<GuestMemory> {
+        self.layout.memory()
+    }
+
+    fn next_avail(&self) -> u16 {
+        self.next_avail
+    }
+
+    fn after(&self, at: u16, slots: u16) -> u16 {
+        at.wrapping_add(slots)
+    }
+
+    fn before(&self, at: u16, slots: u16) -> u16 {
+        at.wrapping_sub(slots)
+    }
+
+    fn look(&mut self) -> Result<(), RingFault> {
+        self.seen_avail = self.layout.avail_index();
+        if self.seen_avail.wrapping_sub(self.next_avail) > self.layout.size() {
+            return Err(RingFault::AvailIndex {
+                next: self.next_avail,
+                index: self.seen_avail,
+            });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn head(&self, at: u16) -> Option<u16> {
+        (at != self.seen_avail).then(|| self.layout.avail_entry(at))
+    }
+
+    #[inline]
+    fn prefetch(&self, at: u16) {
+        if at != self.seen_avail {
+            self.layout.prefetch_descriptor(self.layout.avail_entry(at));
+        }
+    }
+
+    #[inline]
+    fn walk(
+        &self,
+        _at: u16,
+        head: u16,
+        access: Access,
+        segments: &mut Vec<Segment>,
+    ) -> Result<Chain, RingFault> {
+        let size = self.layout.size();
+        let chain = |total| Chain {
+            id: head,
+            slots: 1,
+            total,
+        };
+        let mut index = head;
+        let mut total = 0;
+        for _ in 0..size.min(CHAIN_LIMIT) {
+            if index >= size {
+                return Err(RingFault::DescriptorIndex(index));
+            }
+            let descriptor = self.layout.descriptor(index);
+            if descriptor.has(INDIRECT) {
+                return Ok(chain(
+                    total + self.walk_table(&descriptor, head, access, segments)?,
+                ));
+            }
+            total += chain::add(self.layout.memory(), &descriptor, access, segments)?;
+            if !descriptor.has(NEXT) {
+                return Ok(chain(total));
+            }
+            index = descriptor.tag;
+        }
+        Err(RingFault::ChainTooLong(head))
+    }
+
+    fn skip(&self, _at: u16, head: u16) -> Result<Chain, RingFault> {
+        Ok(Chain {
+            id: head,
+            slots: 1,
+            total: 0,
+        })
+    }
+
+    #[inline]
+    fn consume(&mut self, slots: u16) {
+        self.next_avail = self.next_avail.wrapping_add(slots);
+    }
+
+    #[inline]
+    fn add_used(&mut self, id: u16, len: u32, slots: u16) {
+        self.layout.write_used(self.next_used, id, len);
+        self.next_used = self.next_used.wrapping_add(slots);
+    }
+
+    fn publish(&mut self) {
+        if self.published != self.next_used {
+            self.layout.publish_used(self.next_used);
+            self.published = self.next_used;
+        }
+    }
+
+    fn needs_notification(&mut self) -> bool {
+        let new = self.published;
+        if self.notified == Some(new) {
+            return false;
+        }
+        // Either the driver sees the index that was just published when it looks again after changing its wish,
+        // or the wish is seen here (virtio 1.2, 2.7.7.2).
+        fence(Ordering::SeqCst);
+        let old = self.notified.replace(new);
+        if self.options.notify_on_empty && self.layout.avail_index() == self.next_avail {
+            return true;
+        }
+        match old {
+            Some(old) if self.options.event_idx => passed(self.layout.used_event(), new, old),
+            None if self.options.event_idx => true,
+            _ => !self.layout.driver_suppresses(),
+        }
+    }
+
+    fn ask_at(&mut self, at: u16) -> bool {
+        if self.options.event_idx {
+            self.layout.set_avail_event(at);
+        } else {
+            self.layout.suppress_driver(false);
+        }
+        fence(Ordering::SeqCst);
+        self.layout.avail_index() != at
+    }
+
+    /// With an event index the wish simply stays behind.
+    fn suppress(&mut self) {
+        if !self.options.event_idx {
+            self.layout.suppress_driver(true);
+        }
+    }
+}
+
+impl Split {
+    /// Walks an indirect table (virtio 1.2, 2.7.5.3), whose entries are chained like the ring's.
+    fn walk_table(
+        &self,
+        descriptor: &Descriptor,
+        head: u16,
+        access: Access,
+        segments: &mut Vec<Segment>,
+    ) -> Result<u64, RingFault> {
+        if !self.options.indirect {
+            return Err(RingFault::IndirectUnexpected);
+        }
+        let memory = self.layout.memory();
+        let table = Table::find(memory, descriptor, self.layout.size())?;
+        let mut index = 0;
+        let mut total = 0;
+        for _ in 0..table.entries() {
+            let (low, high) = table.words(index)?;
+            let entry = Descriptor::of_split(low, high);
+            if entry.has(INDIRECT) {
+                return Err(RingFault::IndirectNested);
+            }
+            total += chain::add(memory, &entry, access, segments)?;
+            if !entry.has(NEXT) {
+                return Ok(total);
+            }
+            index = entry.tag;
+        }
+        Err(RingFault::ChainTooLong(head))
+    }
+}
+
+/// Whether an index that went from `old` to `new` passed `event` (virtio 1.2, 2.7.10.1, `vring_need_event`).
+pub const fn passed(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
