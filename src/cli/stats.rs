@@ -93,7 +93,7 @@ fn placement(stats: &SwitchStats) -> String {
         .iter()
         .map(|queue| {
             vec![
-                format!("{}/{}", queue.port, queue.queue),
+                format!("{}/{}", queue.port, queue.label()),
                 queue.worker.to_string(),
                 format!("{:.1}", f64::from(queue.load) / 10.0),
                 queue.frames.to_string(),
@@ -262,6 +262,7 @@ mod tests {
         stats.queues = vec![QueueStats {
             port: "v0".to_owned(),
             queue: 3,
+            vm: false,
             worker: 1,
             load: 401,
             frames: 77,

@@ -281,7 +281,7 @@ fn queues(page: &mut Page, queues: &[QueueStats]) {
         for (name, help, value) in families {
             page.family(name, kind, help);
             for queue in queues {
-                let labels = [("port", queue.port.as_str()), ("queue", &queue.queue.to_string())];
+                let labels = [("port", queue.port.as_str()), ("queue", &queue.label())];
                 page.sample(name, &labels, value(queue));
             }
         }

@@ -44,6 +44,8 @@ drop_reasons! {
     PortDown = "port_down",
     /// The receiver took no frames until its backlog was full.
     ReceiverFull = "receiver_full",
+    /// It came by an uplink, and the queue of the VM that it goes to was full: that queue's worker does not keep up.
+    VmQueueFull = "vm_queue_full",
     /// Larger than the receiver's MTU and not cuttable.
     Oversize = "oversize",
     /// The receiver's buffers can never hold it.
