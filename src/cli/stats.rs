@@ -65,6 +65,7 @@ fn show(stats: &SwitchStats) -> String {
         "DROPPED",
         "FLOODED",
         "CUT",
+        "MERGED",
         "SUMMED",
         "WAITING",
     ];
@@ -118,6 +119,7 @@ fn totals(port: &PortStats) -> Vec<String> {
         dropped(counters),
         counters.flooded,
         counters.segmented,
+        counters.coalesced,
         counters.checksummed,
         port.backlog,
     ];

@@ -17,6 +17,7 @@ use crate::probe::{Carrier, Passed, Wakes};
 use crate::switch::{Port, PortTable, Shared};
 use crate::vmq::VmQueue;
 
+use super::rsc::Rsc;
 use super::seconds;
 use super::stamps::StampLog;
 
@@ -39,6 +40,7 @@ pub(crate) struct Carriage {
     more: Vec<(PortId, Packet)>,
     scratch: Scratch,
     stamps: StampLog,
+    rsc: Rsc,
     touched: Vec<PortId>,
     /// Nanoseconds spent on other lanes than the one whose frames are being carried.
     elsewhere: u64,
@@ -61,6 +63,7 @@ impl Carriage {
             more: Vec::new(),
             scratch: Scratch::default(),
             stamps: StampLog::default(),
+            rsc: Rsc::default(),
             touched: Vec::new(),
             elsewhere: 0,
         }
@@ -196,6 +199,7 @@ impl Carriage {
         let frames = self.group.len();
         if frames > 0 {
             self.more.clear();
+            self.coalesce(port);
             self.deliver_group(port);
             self.forward_more();
             queue.give_back(self.arena.disown());
@@ -253,6 +257,16 @@ impl Carriage {
         self.used = used;
     }
 
+    /// Merges segments of `self.group`, which came by an uplink, if the port takes large sends.
+    fn coalesce(&mut self, port: &Port) {
+        let fewer = self
+            .rsc
+            .merge(port.backend.capabilities(), &mut self.group, &mut self.arena);
+        if fewer > 0 {
+            PortCounters::add(&port.counters.coalesced, fewer as u64);
+        }
+    }
+
     /// Gives a group that came by an uplink to the port's VM queue, or, if that is this worker's and empty, to the port.
     fn sort_into(&mut self, port: &Port, lane: &Lane) {
         let Some(queue) = &lane.vm_queue else { return };
@@ -260,6 +274,7 @@ impl Carriage {
         if lane.owner() == self.worker && queue.is_empty() {
             let carried = std::mem::replace(&mut self.lane, lane.id);
             let frames = self.group.len() as u64;
+            self.coalesce(port);
             self.deliver_group(port);
             self.lane = carried;
             let spent = clock::now().since(now);

@@ -16,6 +16,7 @@
 
 mod burst;
 mod handle;
+mod rsc;
 mod stamps;
 #[cfg(test)]
 mod tests;

@@ -7,9 +7,12 @@ use introspection::Profile;
 use introspection::stage::Stage;
 use proptest::prelude::*;
 
+use offload::VnetHeader;
+
 use super::{ALL, Bench, access, tcp, udp};
 use crate::control::Why;
 use crate::counters::DropReason;
+use crate::port::Capabilities;
 use crate::rebalance;
 use crate::worker::Worker;
 
@@ -171,6 +174,48 @@ fn a_filter_that_holds_keeps_order_through_a_vm_queue() {
     bench.send(0, &frames[1]);
     settle(&mut workers);
     assert_eq!(bench.got(1), frames);
+}
+
+#[test]
+fn segments_from_an_uplink_are_merged_for_who_takes_large_sends() {
+    let (bench, mut workers) = uplink_and_guests(1);
+    let segment = |to, n: u32| tcp(9, to, 4 * n, &n.to_be_bytes());
+    for n in 0..3 {
+        bench.send(0, &segment(1, n));
+    }
+    bench.send(0, &numbered(9, 1, 7));
+    settle(&mut workers);
+    let got = bench.guests[1].got.lock().drain(..).collect::<Vec<_>>();
+    let lens: Vec<usize> = got.iter().map(|(_, frame)| frame.len()).collect();
+    assert_eq!(lens, [18 + 28, 14 + 40 + 12], "what is not merged need not wait");
+    let (vnet, frame) = &got[1];
+    assert_eq!((vnet.gso_type, vnet.gso_size), (VnetHeader::GSO_TCPV4, 4));
+    assert_eq!(frame[54..], [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2]);
+    assert_eq!(bench.port(1).counters.snapshot().coalesced, 2);
+}
+
+#[test]
+fn segments_are_not_merged_for_others_or_from_others() {
+    let mut bench = Bench::new(1, &[]);
+    bench.add_uplink();
+    bench.add(&access(0).0, Capabilities::default(), 0);
+    bench.add(&access(0).0, ALL, 0);
+    let mut workers = [worker(&bench, 0)];
+    for guest in [1, 2] {
+        bench.send(guest, &udp(guest as u8, 9, b"hello"));
+    }
+    settle(&mut workers);
+    for (from, to) in [(0, 1), (1, 2)] {
+        bench.got(to);
+        let frames: Vec<_> = (0..3)
+            .map(|n| tcp(from as u8 + 9, to as u8, 4 * n, b"four"))
+            .collect();
+        for frame in &frames {
+            bench.send(from, frame);
+        }
+        settle(&mut workers);
+        assert_eq!(bench.got(to), frames);
+    }
 }
 
 #[test]
