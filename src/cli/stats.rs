@@ -65,6 +65,7 @@ fn show(stats: &SwitchStats) -> String {
         "DROPPED",
         "FLOODED",
         "CUT",
+        "MERGED",
         "SUMMED",
         "WAITING",
     ];
@@ -93,7 +94,7 @@ fn placement(stats: &SwitchStats) -> String {
         .iter()
         .map(|queue| {
             vec![
-                format!("{}/{}", queue.port, queue.queue),
+                format!("{}/{}", queue.port, queue.label()),
                 queue.worker.to_string(),
                 format!("{:.1}", f64::from(queue.load) / 10.0),
                 queue.frames.to_string(),
@@ -118,6 +119,7 @@ fn totals(port: &PortStats) -> Vec<String> {
         dropped(counters),
         counters.flooded,
         counters.segmented,
+        counters.coalesced,
         counters.checksummed,
         port.backlog,
     ];
@@ -262,6 +264,7 @@ mod tests {
         stats.queues = vec![QueueStats {
             port: "v0".to_owned(),
             queue: 3,
+            vm: false,
             worker: 1,
             load: 401,
             frames: 77,

@@ -77,7 +77,7 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
         page.sample("port_octets_total", &sample("tx"), port.counters.tx_octets);
         page.sample("port_octets_total", &sample("rx"), port.counters.rx_octets);
     }
-    let singles: [Series<PortStats>; 4] = [
+    let singles: [Series<PortStats>; 5] = [
         (
             "port_flooded_frames_total",
             "Frames from the guest that were flooded",
@@ -87,6 +87,11 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
             "port_segmented_frames_total",
             "Large frames cut in software for the guest",
             |port| port.counters.segmented,
+        ),
+        (
+            "port_coalesced_frames_total",
+            "Segments from uplinks merged into others for the guest",
+            |port| port.counters.coalesced,
         ),
         (
             "port_checksummed_frames_total",
@@ -281,7 +286,7 @@ fn queues(page: &mut Page, queues: &[QueueStats]) {
         for (name, help, value) in families {
             page.family(name, kind, help);
             for queue in queues {
-                let labels = [("port", queue.port.as_str()), ("queue", &queue.queue.to_string())];
+                let labels = [("port", queue.port.as_str()), ("queue", &queue.label())];
                 page.sample(name, &labels, value(queue));
             }
         }

@@ -18,6 +18,7 @@ pub mod ring;
 mod switch;
 pub mod table;
 pub mod vlan;
+mod vmq;
 mod worker;
 
 pub use switch::{MAX_PORTS, Switch};

@@ -182,6 +182,11 @@ impl Arena {
         self.burst.pool.take(len)
     }
 
+    /// Lets go of all private buffers.
+    pub(crate) fn disown(&mut self) -> impl Iterator<Item = Vec<u8>> {
+        self.owned.drain(..)
+    }
+
     /// Forgets all octets.
     pub(crate) fn clear(&mut self) {
         self.burst.clear();
