@@ -109,13 +109,6 @@ impl Uplink {
     }
 }
 
-impl PortKind {
-    /// XXX
-    pub(crate) fn is_uplink(&self) -> bool {
-        matches!(self, Self::Tap(name) if name == "uplink")
-    }
-}
-
 /// Which VLANs a port carries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

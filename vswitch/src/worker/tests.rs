@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::burst::Carriage;
 use crate::clock;
-use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, VlanMode, WorkerConfig};
+use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, Uplink, VlanMode, WorkerConfig};
 use crate::counters::DropReason;
 use crate::egress;
 use crate::frame::{BURST, Burst, Outgoing};
@@ -142,7 +142,12 @@ impl Bench {
     }
 
     fn add_uplink(&mut self) {
-        self.add_kind(&VlanMode::Access(0), ALL, 0, PortKind::Tap("uplink".into()));
+        self.add_kind(
+            &VlanMode::Access(0),
+            ALL,
+            0,
+            PortKind::Uplink(Uplink::new("eth9")),
+        );
     }
 
     fn add_kind(&mut self, vlan: &VlanMode, can: Capabilities, spare: u16, kind: PortKind) {
