@@ -25,6 +25,9 @@
 //! full fence, so that either we see its wish or it sees what we published. Asking the driver to ring is the same the other
 //! way round: [`DeviceRing::enable_notifications`] writes the wish, fences, and looks again.
 //!
+//! *Chains in hand* can be written down in memory that outlives this process, see [`inflight`]. Where that was not agreed on,
+//! a test for it is all that it costs.
+//!
 //! # Hostile guests
 //! Whatever is read from the guest is read once and checked before use; every loop is bounded by the queue's size or
 //! [`CHAIN_LIMIT`]. A [`RingFault`] means that the ring's state cannot be trusted: the ring then does nothing until it
@@ -35,6 +38,7 @@ mod device;
 mod fault;
 mod format;
 mod gather;
+pub mod inflight;
 #[doc(hidden)]
 pub mod mock;
 mod packed;
@@ -163,6 +167,16 @@ impl Ring {
         addresses: &RingAddresses,
     ) -> Result<(), RingFault> {
         either!(self, ring => ring.relocate(memory, addresses))
+    }
+
+    /// See [`DeviceRing::track`].
+    pub fn track(&mut self, region: inflight::Region) -> Result<(), RingFault> {
+        either!(self, ring => ring.track(region))
+    }
+
+    /// See [`DeviceRing::untrack`].
+    pub fn untrack(&mut self) {
+        either!(self, ring => ring.untrack());
     }
 
     /// Entries.

@@ -22,13 +22,13 @@ impl<F: Format> DeviceRing<F> {
             }
             accepted += 1;
         }
-        self.publish();
+        self.format.publish_taken(&[]);
         Delivery { accepted, refusal }
     }
 
-    /// Copies a frame into the driver's buffers. It is visible after [`DeviceRing::publish`]. When refused, nothing was
+    /// Copies a frame into the driver's buffers. It is visible when the burst is. When refused, nothing was
     /// consumed; a fault shows in [`DeviceRing::fault`] and refuses with [`DropReason::RingFault`].
-    pub fn receive(&mut self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
+    fn receive(&mut self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
         if self.fault().is_some() {
             return Err(Refusal::Drop(DropReason::RingFault));
         }

@@ -44,7 +44,7 @@ impl<F: Format> DeviceRing<F> {
     pub fn complete(&mut self) -> usize {
         let mut taken = std::mem::take(&mut self.taken);
         self.use_unread(&taken);
-        self.publish();
+        self.format.publish_taken(&taken);
         let count = taken.len();
         taken.clear();
         self.taken = taken;
@@ -62,7 +62,7 @@ impl<F: Format> DeviceRing<F> {
             self.stop(fault);
         }
         self.use_unread(&chains);
-        self.publish();
+        self.format.publish_taken(&[]);
         let count = chains.len();
         self.scratch.chains = chains;
         count
@@ -106,6 +106,7 @@ impl<F: Format> DeviceRing<F> {
             let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
             let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
             self.format.consume(chain.slots);
+            self.format.note_taken(at, &chain);
             self.taken.push(chain);
             if !self.admit(chain.total) {
                 burst.segments.truncate(first);

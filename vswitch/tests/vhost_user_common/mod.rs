@@ -1,6 +1,7 @@
 //! A guest and its VMM: the mock driver behind the `vhost` crate's front end, and raw messages for those who misbehave.
 #![allow(dead_code)] // each test file uses a part of it
 
+use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -105,6 +106,8 @@ impl Port {
 /// A guest whose VMM is attached to a port.
 pub(crate) struct Guest {
     pub(crate) frontend: Frontend,
+    /// The front end's, for messages that it does not know.
+    pub(crate) socket: UnixStream,
     pub(crate) memory: Arc<MockGuest>,
     pub(crate) rx: Vec<Ring>,
     pub(crate) tx: Vec<Ring>,
@@ -129,7 +132,7 @@ impl Guest {
 
     /// Connects and agrees on features.
     pub(crate) fn connect(path: &Path, queue_pairs: usize, features: u64) -> Self {
-        let frontend = Frontend::connect(path, 2 * queue_pairs as u64).unwrap();
+        let (frontend, socket) = front_end(path, queue_pairs);
         let memory = MockGuest::new(queue_pairs as u64 * 0x100_0000);
         let ring = |_| Ring {
             driver: MockQueue::new(&memory, QUEUE, BUFFER, features, 0),
@@ -142,6 +145,7 @@ impl Guest {
         );
         let mut guest = Self {
             frontend,
+            socket,
             memory,
             rx,
             tx,
@@ -151,6 +155,13 @@ impl Guest {
         guest
     }
 
+    /// Connects again, with the same memory and rings, which do not run yet.
+    pub(crate) fn reconnect(&mut self, path: &Path) {
+        (self.frontend, self.socket) = front_end(path, self.rx.len());
+        self.negotiate();
+        self.share_memory();
+    }
+
     fn negotiate(&mut self) {
         let offered = self.frontend.get_features().unwrap();
         assert_eq!(self.features & !offered, 0, "all features are offered");
@@ -158,7 +169,9 @@ impl Guest {
         assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ));
         let wanted = VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::BACKEND_REQ;
         self.frontend.set_protocol_features(wanted).unwrap();
         self.frontend.set_owner().unwrap();
         self.frontend
@@ -233,6 +246,12 @@ impl Guest {
     }
 }
 
+fn front_end(path: &Path, queue_pairs: usize) -> (Frontend, UnixStream) {
+    let socket = UnixStream::connect(path).unwrap();
+    let copy = socket.try_clone().unwrap();
+    (Frontend::from_stream(socket, 2 * queue_pairs as u64), copy)
+}
+
 /// The only region of a guest's memory, for the front end.
 pub(crate) fn region(memory: &MockGuest) -> VhostUserMemoryRegionInfo {
     let spec = memory.region();
@@ -255,6 +274,14 @@ pub(crate) fn config(setup: &RingSetup) -> VringConfigData {
         avail_ring_addr: setup.addresses.available,
         log_addr: None,
     }
+}
+
+/// The answer to a request whose reply has a body of one word.
+pub(crate) fn ask(peer: &mut UnixStream, code: u32) -> u64 {
+    send_raw(peer, code, 1, &[], &[]);
+    let mut reply = [0; 20];
+    peer.read_exact(&mut reply).unwrap();
+    u64::from_ne_bytes(*reply.last_chunk().unwrap())
 }
 
 /// A frame's octets.

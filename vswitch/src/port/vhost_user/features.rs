@@ -66,11 +66,31 @@ pub(super) const fn offered(queue_pairs: u16) -> u64 {
 pub(super) const PROTOCOL: u64 = Protocol::MQ.bits()
     | Protocol::REPLY_ACK.bits()
     | Protocol::MTU.bits()
+    | Protocol::BACKEND_REQ.bits()
+    | Protocol::INFLIGHT_SHMFD.bits()
     | Protocol::RESET_DEVICE.bits()
-    | Protocol::CONFIGURE_MEM_SLOTS.bits();
+    | Protocol::CONFIGURE_MEM_SLOTS.bits()
+    | Protocol::STATUS.bits();
 
 /// The one that makes the peer wait for replies.
 pub(super) const REPLY_ACK: u64 = Protocol::REPLY_ACK.bits();
+
+/// The bit of the device status that says that features were agreed on (virtio 1.2, 2.1).
+pub(super) const FEATURES_OK: u8 = 8;
+
+/// Whether each feature has those that it needs (virtio 1.2, 5.1.3.1 and 6). The control queue and what needs it are the
+/// front end's business, which need not tell of it.
+pub(super) fn fit(agreed: u64) -> bool {
+    [
+        (GUEST_TSO4 | GUEST_TSO6 | GUEST_USO4 | GUEST_USO6, GUEST_CSUM),
+        (HOST_TSO4 | HOST_TSO6 | HOST_USO, CSUM),
+        (GUEST_ECN, GUEST_TSO4 | GUEST_TSO6),
+        (HOST_ECN, HOST_TSO4 | HOST_TSO6),
+        (feature::RING_PACKED | feature::IN_ORDER, feature::VERSION_1),
+    ]
+    .iter()
+    .all(|(dependent, one_of)| agreed & dependent == 0 || agreed & one_of != 0)
+}
 
 /// What the driver takes without help, by the features agreed.
 pub(super) const fn capabilities(agreed: u64) -> Capabilities {
@@ -94,6 +114,14 @@ mod tests {
         assert_eq!(capabilities(GUEST_TSO4 | GUEST_USO6), Capabilities::default());
         let all = capabilities(offered(1));
         assert!(all.checksum && all.tso4 && all.tso6 && all.uso4 && all.uso6 && all.ecn);
+    }
+
+    #[test]
+    fn a_feature_without_those_that_it_needs_does_not_fit() {
+        assert!(fit(0) && fit(offered(16)));
+        assert!(!fit(GUEST_TSO4) && fit(GUEST_TSO4 | GUEST_CSUM));
+        assert!(!fit(HOST_USO) && !fit(HOST_ECN | CSUM) && fit(MQ));
+        assert!(!fit(feature::RING_PACKED) && fit(feature::RING_PACKED | feature::VERSION_1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use vhost::vhost_user::message::FrontendReq;
 
 use crate::memory::{MAX_REGIONS, RegionSpec};
 use crate::ring::RingAddresses;
+use crate::ring::inflight::Description;
 
 /// Octets of a message's header: request, flags and size, each 32 bits in the machine's order.
 pub(super) const HEADER: usize = 12;
@@ -55,6 +56,11 @@ pub(super) enum Request {
     GetMaxMemSlots,
     AddMemReg(RegionSpec, File),
     RemMemReg(RegionSpec),
+    GetInflightFd(Description),
+    SetInflightFd(Description, File),
+    SetBackendReqFd(File),
+    SetStatus(u8),
+    GetStatus,
 }
 
 /// Why a message was refused.
@@ -106,14 +112,10 @@ impl Header {
     }
 }
 
-/// A reply's octets: a header and up to 8 octets of body.
-pub(super) fn reply(code: u32, body: [u8; 8]) -> [u8; HEADER + 8] {
-    let mut octets = [0; HEADER + 8];
-    let words = [code, VERSION | REPLY, 8].map(u32::to_ne_bytes);
-    for (place, octet) in octets.iter_mut().zip(words.iter().flatten().chain(&body)) {
-        *place = *octet;
-    }
-    octets
+/// A reply's octets.
+pub(super) fn reply(code: u32, body: &[u8]) -> Vec<u8> {
+    let words = [code, VERSION | REPLY, body.len() as u32].map(u32::to_ne_bytes);
+    [words.as_flattened(), body].concat()
 }
 
 /// The body of a reply about a ring.
@@ -122,6 +124,17 @@ pub(super) fn vring_state(index: u32, value: u32) -> [u8; 8] {
     let (first, second) = body.split_at_mut(4);
     first.copy_from_slice(&index.to_ne_bytes());
     second.copy_from_slice(&value.to_ne_bytes());
+    body
+}
+
+/// The body of a reply about memory for chains in hand. The structure ends with 4 octets of padding.
+pub(super) fn inflight(description: &Description) -> [u8; 24] {
+    let mut body = [0; 24];
+    let (octets, rest) = body.split_at_mut(16);
+    let words = [description.size, description.offset].map(u64::to_ne_bytes);
+    octets.copy_from_slice(words.as_flattened());
+    let numbers = [description.queues, description.entries].map(u16::to_ne_bytes);
+    rest[..4].copy_from_slice(numbers.as_flattened());
     body
 }
 
@@ -172,6 +185,14 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
             body.u64()?;
             Request::RemMemReg(body.region()?)
         }
+        FrontendReq::GET_INFLIGHT_FD => Request::GetInflightFd(body.inflight()?),
+        FrontendReq::SET_INFLIGHT_FD => Request::SetInflightFd(body.inflight()?, files.one()?),
+        FrontendReq::SET_BACKEND_REQ_FD => Request::SetBackendReqFd(files.one()?),
+        FrontendReq::SET_STATUS => {
+            let status = u8::try_from(body.u64()?).map_err(|_| MessageError::Value { code })?;
+            Request::SetStatus(status)
+        }
+        FrontendReq::GET_STATUS => Request::GetStatus,
         _ => return Err(MessageError::Unknown(code)),
     };
     body.end(octets.len())?;
@@ -247,6 +268,10 @@ impl Body<'_> {
         Ok(*value)
     }
 
+    fn u16(&mut self) -> Result<u16, MessageError> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
     fn u32(&mut self) -> Result<u32, MessageError> {
         self.take().map(u32::from_ne_bytes)
     }
@@ -270,6 +295,17 @@ impl Body<'_> {
             user: self.u64()?,
             offset: self.u64()?,
         })
+    }
+
+    fn inflight(&mut self) -> Result<Description, MessageError> {
+        let description = Description {
+            size: self.u64()?,
+            offset: self.u64()?,
+            queues: self.u16()?,
+            entries: self.u16()?,
+        };
+        self.u32()?;
+        Ok(description)
     }
 
     fn end(&self, len: usize) -> Result<(), MessageError> {
@@ -428,6 +464,39 @@ mod tests {
             })
         ));
         assert!(matches!(enable(2), Err(MessageError::Value { code: 18 })));
+    }
+
+    #[test]
+    fn memory_for_chains_in_hand_is_described_in_24_octets() {
+        let description = Description {
+            size: 0x4000,
+            offset: 8,
+            queues: 4,
+            entries: 256,
+        };
+        let body = inflight(&description);
+        assert_eq!(body[..20], [&words(&[0x4000, 8])[..], &[4, 0, 0, 1]].concat());
+        let Ok(Request::SetInflightFd(read, _)) = decode(32, &body, vec![file()]) else {
+            panic!("refused")
+        };
+        assert_eq!(read, description);
+        assert!(matches!(decode(31, &body, vec![]), Ok(Request::GetInflightFd(_))));
+        assert!(matches!(
+            decode(32, &body[..20], vec![file()]),
+            Err(MessageError::Length { .. })
+        ));
+    }
+
+    #[test]
+    fn a_status_has_8_bits() {
+        assert!(matches!(
+            decode(39, &words(&[0xff]), vec![]),
+            Ok(Request::SetStatus(0xff))
+        ));
+        assert!(matches!(
+            decode(39, &words(&[0x100]), vec![]),
+            Err(MessageError::Value { code: 39 })
+        ));
     }
 
     proptest! {

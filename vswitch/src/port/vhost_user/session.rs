@@ -1,6 +1,7 @@
 //! One peer's session: what its requests do to the port.
 
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +9,7 @@ use super::message::{self, MessageError, Request};
 use super::queue::{self, Kick};
 use super::{Shared, features};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
+use crate::ring::inflight::{Area, AreaError, Description};
 use crate::ring::{MAX_QUEUE_SIZE, RingFault, feature};
 
 /// The smallest MTU (RFC 791).
@@ -18,6 +20,19 @@ pub(super) struct Session<'a> {
     port: &'a Shared,
     memory: Option<Arc<GuestMemory>>,
     protocol: u64,
+    /// Where chains in hand are written down.
+    inflight: Option<Area>,
+    /// The device status (virtio 1.2, 2.1).
+    status: u8,
+    /// Where requests to the peer would go, see [`Session::set_backend_channel`].
+    backend_channel: Option<File>,
+}
+
+/// What a request is answered with.
+pub(super) enum Reply {
+    Word([u8; 8]),
+    /// The memory for chains in hand.
+    Inflight([u8; 24], File),
 }
 
 /// Why a request was refused.
@@ -39,6 +54,10 @@ pub(super) enum SessionError {
     Base { index: usize, base: u32 },
     #[error("queue {0} got a doorbell that is no eventfd")]
     Bell(usize),
+    #[error(transparent)]
+    Inflight(#[from] AreaError),
+    #[error("a channel for requests to the peer that is no socket")]
+    BackendChannel,
     #[error("an MTU of {asked}: the port has {mtu}")]
     Mtu { asked: u64, mtu: u16 },
 }
@@ -54,13 +73,15 @@ impl SessionError {
             Self::Ring { fault, .. } => fault.label(),
             Self::Base { .. } => "queue_base",
             Self::Bell(_) => "doorbell",
+            Self::Inflight(_) => "inflight",
+            Self::BackendChannel => "backend_channel",
             Self::Mtu { .. } => "mtu",
         }
     }
 }
 
-/// A request's answer: 8 octets of body, if it has one of its own.
-pub(super) type Answer = Result<Option<[u8; 8]>, SessionError>;
+/// A request's answer, if it has one of its own.
+pub(super) type Answer = Result<Option<Reply>, SessionError>;
 
 impl<'a> Session<'a> {
     pub(super) fn new(port: &'a Shared) -> Self {
@@ -68,6 +89,9 @@ impl<'a> Session<'a> {
             port,
             memory: None,
             protocol: 0,
+            inflight: None,
+            status: 0,
+            backend_channel: None,
         }
     }
 
@@ -85,27 +109,22 @@ impl<'a> Session<'a> {
             Request::GetQueueNum => return Ok(Some(number(self.port.queues.len() as u64))),
             Request::GetMaxMemSlots => return Ok(Some(number(MAX_REGIONS as u64))),
             Request::GetVringBase { index } => return self.get_base(index),
+            Request::GetStatus => return Ok(Some(number(self.status.into()))),
+            Request::GetInflightFd(asked) => return self.get_inflight(&asked),
+            Request::SetInflightFd(description, file) => {
+                self.inflight = Some(Area::map(description, file, self.rings())?);
+            }
+            Request::SetBackendReqFd(file) => self.set_backend_channel(file)?,
+            Request::SetStatus(status) => self.set_status(status),
             Request::SetOwner => {}
             Request::SetFeatures(agreed) => self.set_features(agreed)?,
             Request::SetProtocolFeatures(agreed) => self.set_protocol_features(agreed)?,
             Request::ResetRings => self.reset_rings(),
             Request::SetMemTable(table) => self.set_memory(GuestMemory::map(table)?)?,
             Request::AddMemReg(spec, file) => {
-                let memory = self
-                    .memory
-                    .as_deref()
-                    .unwrap_or(&GuestMemory::default())
-                    .with_region(spec, file)?;
-                self.set_memory(memory)?;
+                self.set_memory(self.known_memory().with_region(spec, file)?)?;
             }
-            Request::RemMemReg(spec) => {
-                let memory = self
-                    .memory
-                    .as_deref()
-                    .unwrap_or(&GuestMemory::default())
-                    .without_region(spec)?;
-                self.set_memory(memory)?;
-            }
+            Request::RemMemReg(spec) => self.set_memory(self.known_memory().without_region(spec)?)?,
             Request::SetVringNum { index, size } => self.set_size(index, size)?,
             Request::SetVringAddr { index, addresses } => {
                 let index = self.index(index)?;
@@ -126,12 +145,7 @@ impl<'a> Session<'a> {
                 queue.enabled = enable;
                 self.port.settle(index, &mut queue);
             }
-            Request::SetMtu(asked) => {
-                let mtu = self.port.mtu;
-                if !(MIN_MTU..=mtu.into()).contains(&asked) {
-                    return Err(SessionError::Mtu { asked, mtu });
-                }
-            }
+            Request::SetMtu(asked) => self.set_mtu(asked)?,
         }
         Ok(None)
     }
@@ -177,6 +191,58 @@ impl<'a> Session<'a> {
         }
     }
 
+    fn set_mtu(&self, asked: u64) -> Result<(), SessionError> {
+        let mtu = self.port.mtu;
+        if (MIN_MTU..=mtu.into()).contains(&asked) {
+            return Ok(());
+        }
+        Err(SessionError::Mtu { asked, mtu })
+    }
+
+    fn known_memory(&self) -> Arc<GuestMemory> {
+        self.memory.clone().unwrap_or_default()
+    }
+
+    fn rings(&self) -> u16 {
+        2 * self.port.queue_pairs
+    }
+
+    /// Makes memory for chains in hand, for rings that start from now on.
+    fn get_inflight(&mut self, asked: &Description) -> Answer {
+        let (area, file) = Area::create(asked.queues, asked.entries, self.rings())?;
+        let body = message::inflight(&area.description());
+        self.inflight = Some(area);
+        Ok(Some(Reply::Inflight(body, file)))
+    }
+
+    /// Takes a device status. Features are fine if they do not contradict each other; else the peer does not find its
+    /// `FEATURES_OK` when it reads the status again (virtio 1.2, 3.1.1). 0 stops all rings.
+    fn set_status(&mut self, status: u8) {
+        if status == 0 {
+            self.reset_rings();
+        }
+        let agreed = self.port.features.load(Ordering::Relaxed);
+        let refused = if features::fit(agreed) {
+            0
+        } else {
+            features::FEATURES_OK
+        };
+        self.status = status & !refused;
+    }
+
+    /// Keeps the channel for requests to the peer open as long as the session. There is nothing to ask for: what a
+    /// network device could say there is the business of protocol features that this port does not offer.
+    fn set_backend_channel(&mut self, file: File) -> Result<(), SessionError> {
+        let is_socket = file
+            .metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_socket());
+        if !is_socket {
+            return Err(SessionError::BackendChannel);
+        }
+        self.backend_channel = Some(file);
+        Ok(())
+    }
+
     /// Puts other memory in the place of the present one. Rings that are not in it stop.
     fn set_memory(&mut self, memory: GuestMemory) -> Result<(), SessionError> {
         let memory = Arc::new(memory);
@@ -196,9 +262,10 @@ impl<'a> Session<'a> {
         let mut queue = self.port.queue(index);
         let result = match (&self.memory, queue.ring.is_some()) {
             (Some(memory), true) => queue.relocate(memory),
-            (memory, _) => queue
-                .start(memory.as_ref(), features, index.is_multiple_of(2))
-                .map(|_started| ()),
+            (memory, _) => {
+                let region = self.inflight.as_ref().and_then(|area| area.region(index));
+                queue.start(memory.as_ref(), features, index.is_multiple_of(2), region)
+            }
         };
         if result.is_err() {
             self.port.stop(index, &mut queue);
@@ -247,7 +314,7 @@ impl<'a> Session<'a> {
         self.port.stop(known, &mut queue);
         let base = u32::from(queue.base);
         let both = if self.has_packed_rings() { base << 16 } else { 0 };
-        Ok(Some(message::vring_state(index, base | both)))
+        Ok(Some(Reply::Word(message::vring_state(index, base | both))))
     }
 
     fn set_kick(&mut self, index: u32, file: Option<File>) -> Result<(), SessionError> {
@@ -288,6 +355,6 @@ fn check(index: usize, file: Option<File>) -> Result<Option<File>, SessionError>
     }
 }
 
-fn number(number: u64) -> [u8; 8] {
-    number.to_ne_bytes()
+fn number(number: u64) -> Reply {
+    Reply::Word(number.to_ne_bytes())
 }

@@ -3,6 +3,7 @@
 mod hostile;
 mod hostile_packed;
 mod in_order;
+mod inflight;
 mod random;
 
 use offload::VnetHeader;
