@@ -77,7 +77,7 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
         page.sample("port_octets_total", &sample("tx"), port.counters.tx_octets);
         page.sample("port_octets_total", &sample("rx"), port.counters.rx_octets);
     }
-    let singles: [Series<PortStats>; 4] = [
+    let singles: [Series<PortStats>; 5] = [
         (
             "port_flooded_frames_total",
             "Frames from the guest that were flooded",
@@ -97,6 +97,11 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
             "port_backlogged_frames_total",
             "Frames kept until the guest had room",
             |port| port.counters.backlogged,
+        ),
+        (
+            "port_filtered_frames_total",
+            "Frames that the guest's receive filters left out",
+            |port| port.counters.filtered,
         ),
     ];
     for (name, help, value) in singles {

@@ -12,12 +12,6 @@ use super::timing::{Contender, Result, compare};
 const TUPLES: usize = 32;
 /// Addresses and ports of IPv6.
 const WORDS: usize = 9;
-/// Microsoft's key for verification: equal to `key` in thash.c.
-const KEY: [u8; Toeplitz::KEY_LEN] = [
-    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
-    0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
-    0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
-];
 
 /// Equal to `tuples` in thash.c.
 fn tuples() -> [[u32; WORDS]; TUPLES] {
@@ -43,7 +37,7 @@ pub(crate) fn hashing(rounds: usize) {
     println!(
         "Toeplitz hash, ns a tuple: IPv4 addresses and ports (12 octets), IPv6 addresses and ports (36)"
     );
-    let toeplitz = Toeplitz::new(&KEY);
+    let toeplitz = Toeplitz::new(&Toeplitz::DEFAULT_KEY);
     let tuples = tuples();
     let mut table = Vec::new();
     for words in [3, WORDS] {

@@ -155,10 +155,12 @@ impl Guest {
         let offered = self.frontend.get_features().unwrap();
         assert_eq!(self.features & !offered, 0, "all features are offered");
         let protocol = self.frontend.get_protocol_features().unwrap();
-        assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ));
-        let wanted = VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        let several = self.rx.len() > 1;
+        assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK));
+        assert!(!several || protocol.contains(VhostUserProtocolFeatures::MQ));
+        let mut wanted =
+            VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        wanted.set(VhostUserProtocolFeatures::MQ, several);
         self.frontend.set_protocol_features(wanted).unwrap();
         self.frontend.set_owner().unwrap();
         self.frontend
@@ -166,7 +168,10 @@ impl Guest {
             .unwrap();
         // From here on every request is answered, so that what follows it comes after it.
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        self.frontend.get_queue_num().unwrap();
+        if several {
+            let rings = self.frontend.get_queue_num().unwrap();
+            assert_eq!(rings, 2 * self.rx.len() as u64, "as Rust's front ends count");
+        }
     }
 
     pub(crate) fn region(&self) -> VhostUserMemoryRegionInfo {

@@ -15,6 +15,9 @@ use crate::ring::RingAddresses;
 pub(super) const HEADER: usize = 12;
 /// The largest body: far more than the largest request needs.
 pub(super) const MAX_BODY: usize = 4096;
+/// A request of our own, far above the protocol's numbers: a command of the guest's control queue, as it stands there
+/// but for the place for its answer. It is answered with 0 if the command was carried out, else with 1.
+pub(super) const NET_CONTROL: u32 = 0x454c_0001;
 /// The most descriptors that come with one message.
 pub(super) const MAX_FILES: usize = MAX_REGIONS;
 
@@ -55,6 +58,7 @@ pub(super) enum Request {
     GetMaxMemSlots,
     AddMemReg(RegionSpec, File),
     RemMemReg(RegionSpec),
+    NetControl(Vec<u8>),
 }
 
 /// Why a message was refused.
@@ -127,6 +131,10 @@ pub(super) fn vring_state(index: u32, value: u32) -> [u8; 8] {
 
 /// Reads a request's body.
 pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Request, MessageError> {
+    if code == NET_CONTROL {
+        Files { code, files }.end()?;
+        return Ok(Request::NetControl(octets.to_vec()));
+    }
     let request = FrontendReq::try_from(code).map_err(|()| MessageError::Unknown(code))?;
     let mut body = Body { code, octets };
     let mut files = Files { code, files };
