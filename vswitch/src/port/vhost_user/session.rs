@@ -80,12 +80,7 @@ impl<'a> Session<'a> {
     /// Does what a request asks for.
     pub(super) fn handle(&mut self, request: Request) -> Answer {
         match request {
-            Request::GetFeatures => {
-                return Ok(Some(number(features::offered(
-                    self.port.queue_pairs,
-                    self.passes_on(),
-                ))));
-            }
+            Request::GetFeatures => return Ok(Some(number(self.offered()))),
             Request::GetProtocolFeatures => {
                 return Ok(Some(number(features::protocol(self.port.queue_pairs))));
             }
@@ -134,14 +129,22 @@ impl<'a> Session<'a> {
                 queue.enabled = enable;
                 self.port.settle(index, &mut queue);
             }
-            Request::SetMtu(asked) => {
-                let mtu = self.port.mtu;
-                if !(MIN_MTU..=mtu.into()).contains(&asked) {
-                    return Err(SessionError::Mtu { asked, mtu });
-                }
-            }
+            Request::SetMtu(asked) => self.check_mtu(asked)?,
         }
         Ok(None)
+    }
+
+    fn check_mtu(&self, asked: u64) -> Result<(), SessionError> {
+        let mtu = self.port.mtu;
+        if (MIN_MTU..=mtu.into()).contains(&asked) {
+            Ok(())
+        } else {
+            Err(SessionError::Mtu { asked, mtu })
+        }
+    }
+
+    fn offered(&self) -> u64 {
+        features::offered(self.port.queue_pairs, self.passes_on())
     }
 
     /// Whether the peer passes its guest's control commands on.
@@ -182,7 +185,7 @@ impl<'a> Session<'a> {
     }
 
     fn set_features(&mut self, agreed: u64) -> Result<(), SessionError> {
-        let unknown = agreed & !features::offered(self.port.queue_pairs, self.passes_on());
+        let unknown = agreed & !self.offered();
         if unknown != 0 {
             return Err(SessionError::Features(unknown));
         }
