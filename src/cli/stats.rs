@@ -137,9 +137,15 @@ fn dropped(counters: &CounterSnapshot) -> u64 {
         .sum()
 }
 
-/// What only some ports have: drops, stalls, stages.
+/// What only some ports have: drops, frames that their guests left out, stalls, stages.
 fn details(port: &PortStats) -> String {
     let mut text = String::new();
+    if port.counters.filtered > 0 {
+        text.push_str(&format!(
+            "{}: {} rx frames left out by the guest's receive filters\n",
+            port.name, port.counters.filtered
+        ));
+    }
     for (direction, drops) in [
         ("tx", &port.counters.tx_dropped),
         ("rx", &port.counters.rx_dropped),

@@ -81,6 +81,8 @@ pub struct PortCounters {
     pub checksummed: AtomicU64,
     /// Frames kept for this receiver until it had room.
     pub backlogged: AtomicU64,
+    /// Frames that its guest's receive filters left out: for other addresses or VLANs, so not lost.
+    pub filtered: AtomicU64,
     tx_dropped: [AtomicU64; DropReason::ALL.len()],
     rx_dropped: [AtomicU64; DropReason::ALL.len()],
 }
@@ -122,6 +124,7 @@ impl PortCounters {
             coalesced: read(&self.coalesced),
             checksummed: read(&self.checksummed),
             backlogged: read(&self.backlogged),
+            filtered: read(&self.filtered),
             tx_dropped: drops(&self.tx_dropped),
             rx_dropped: drops(&self.rx_dropped),
         }
@@ -149,6 +152,9 @@ pub struct CounterSnapshot {
     pub checksummed: u64,
     /// Frames kept for this receiver until it had room.
     pub backlogged: u64,
+    /// Frames that its guest's receive filters left out: for other addresses or VLANs, so not lost.
+    #[serde(default)]
+    pub filtered: u64,
     /// Frames from the guest that were dropped, by reason.
     pub tx_dropped: std::collections::BTreeMap<DropReason, u64>,
     /// Frames to the guest that were dropped, by reason.

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod guard;
 mod lane;
 pub mod memory;
+pub mod net_control;
 mod packet;
 pub mod placement;
 pub mod port;

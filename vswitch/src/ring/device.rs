@@ -71,7 +71,8 @@ impl<F: Format> DeviceRing<F> {
         self.taken.len()
     }
 
-    /// Octets of the virtio-net header in front of each frame: 12, or 10 for a legacy driver without mergeable buffers.
+    /// Octets of the virtio-net header in front of each frame: 20 with a hash, else 12, or 10 for a legacy driver without
+    /// mergeable buffers.
     pub fn header_len(&self) -> usize {
         self.options.header_len
     }

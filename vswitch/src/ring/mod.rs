@@ -83,6 +83,7 @@ pub mod feature {
     pub const IN_ORDER: u64 = 1 << 35;
     /// Mergeable receive buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
+    pub use crate::net_control::feature::HASH_REPORT;
 }
 
 /// Frames that were given back to the driver without being looked at.
@@ -255,6 +256,9 @@ impl Ring {
     }
 }
 
+/// Octets of the longest virtio-net header, with a hash (virtio 1.2, 5.1.6).
+const HEADER_MAX: usize = 20;
+
 /// What was negotiated.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each stands for a feature bit of its own
@@ -277,7 +281,11 @@ impl Options {
             event_idx: has(feature::EVENT_IDX),
             mergeable: has(feature::MRG_RXBUF),
             notify_on_empty: has(feature::NOTIFY_ON_EMPTY) && !has(feature::VERSION_1),
-            header_len: if long_header { 12 } else { 10 },
+            header_len: match (has(feature::HASH_REPORT), long_header) {
+                (true, _) => HEADER_MAX,
+                (false, true) => 12,
+                (false, false) => 10,
+            },
         }
     }
 }

@@ -5,7 +5,7 @@ use offload::VnetHeader;
 use super::chain::{Access, Chain};
 use super::device::DeviceRing;
 use super::format::Format;
-use super::{RingFault, gather};
+use super::{HEADER_MAX, RingFault, gather};
 use crate::frame::{Body, Burst, Frame, HEADER_COPY, MAX_FRAME};
 
 /// The shortest frame: an Ethernet header.
@@ -148,15 +148,15 @@ impl<F: Format> DeviceRing<F> {
             return;
         };
         let mut reader = gather::Reader::new(segments);
-        let mut raw = [0; VnetHeader::LEN];
-        let header_len = self.options.header_len.min(VnetHeader::LEN);
-        reader.read(&mut raw[..header_len]);
+        // What a header with a hash ends in means nothing here.
+        let mut raw = [0; HEADER_MAX];
+        reader.read(&mut raw[..self.options.header_len]);
         let mut header = [0; HEADER_COPY];
         let copied = (frame.len as usize).min(HEADER_COPY);
         reader.read(&mut header[..copied]);
         let skipped = reader.finish() as u32;
         burst.frames.push(Frame {
-            vnet: VnetHeader::from_bytes(&raw),
+            vnet: raw.first_chunk().map(VnetHeader::from_bytes).unwrap_or_default(),
             len: frame.len,
             token: frame.id,
             queue,

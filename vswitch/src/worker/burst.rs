@@ -293,6 +293,7 @@ impl Carriage {
     /// Past the destination's probe, then into its hands.
     fn deliver_group(&mut self, port: &Port) {
         let mut group = std::mem::take(&mut self.group);
+        egress::filter(port, &mut group);
         if port.probe.is_active() {
             let mut passed = std::mem::take(&mut self.passed);
             let mut carrier = Carrier {

@@ -16,6 +16,9 @@ use crate::ring::inflight::Description;
 pub(super) const HEADER: usize = 12;
 /// The largest body: far more than the largest request needs.
 pub(super) const MAX_BODY: usize = 4096;
+/// A request of our own, far above the protocol's numbers: a command of the guest's control queue, as it stands there
+/// but for the place for its answer. It is answered with 0 if the command was carried out, else with 1.
+pub(super) const NET_CONTROL: u32 = 0x454c_0001;
 /// The most descriptors that come with one message.
 pub(super) const MAX_FILES: usize = MAX_REGIONS;
 
@@ -61,6 +64,7 @@ pub(super) enum Request {
     SetBackendReqFd(File),
     SetStatus(u8),
     GetStatus,
+    NetControl(Vec<u8>),
 }
 
 /// Why a message was refused.
@@ -140,6 +144,10 @@ pub(super) fn inflight(description: &Description) -> [u8; 24] {
 
 /// Reads a request's body.
 pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Request, MessageError> {
+    if code == NET_CONTROL {
+        Files { code, files }.end()?;
+        return Ok(Request::NetControl(octets.to_vec()));
+    }
     let request = FrontendReq::try_from(code).map_err(|()| MessageError::Unknown(code))?;
     let mut body = Body { code, octets };
     let mut files = Files { code, files };
@@ -149,30 +157,17 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
         FrontendReq::SET_OWNER => Request::SetOwner,
         FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => Request::ResetRings,
         FrontendReq::SET_MEM_TABLE => Request::SetMemTable(mem_table(&mut body, &mut files)?),
-        FrontendReq::SET_VRING_NUM => Request::SetVringNum {
-            index: body.u32()?,
-            size: body.u32()?,
-        },
-        FrontendReq::SET_VRING_ADDR => vring_addr(&mut body)?,
-        FrontendReq::SET_VRING_BASE => Request::SetVringBase {
-            index: body.u32()?,
-            base: body.u32()?,
-        },
-        FrontendReq::GET_VRING_BASE => {
-            let index = body.u32()?;
-            body.u32()?;
-            Request::GetVringBase { index }
-        }
+        FrontendReq::SET_VRING_NUM
+        | FrontendReq::SET_VRING_ADDR
+        | FrontendReq::SET_VRING_BASE
+        | FrontendReq::GET_VRING_BASE
+        | FrontendReq::SET_VRING_ENABLE => vring(request, &mut body)?,
         FrontendReq::SET_VRING_KICK | FrontendReq::SET_VRING_CALL | FrontendReq::SET_VRING_ERR => {
             vring_event(request, vring_file(&mut body, &mut files)?)
         }
         FrontendReq::GET_PROTOCOL_FEATURES => Request::GetProtocolFeatures,
         FrontendReq::SET_PROTOCOL_FEATURES => Request::SetProtocolFeatures(body.u64()?),
         FrontendReq::GET_QUEUE_NUM => Request::GetQueueNum,
-        FrontendReq::SET_VRING_ENABLE => Request::SetVringEnable {
-            index: body.u32()?,
-            enable: body.flag()?,
-        },
         FrontendReq::NET_SET_MTU => Request::SetMtu(body.u64()?),
         FrontendReq::GET_MAX_MEM_SLOTS => Request::GetMaxMemSlots,
         FrontendReq::ADD_MEM_REG => {
@@ -198,6 +193,32 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
     body.end(octets.len())?;
     files.end()?;
     Ok(decoded)
+}
+
+/// A request for one ring that comes without a file.
+fn vring(request: FrontendReq, body: &mut Body<'_>) -> Result<Request, MessageError> {
+    if request == FrontendReq::SET_VRING_ADDR {
+        return vring_addr(body);
+    }
+    let index = body.u32()?;
+    Ok(match request {
+        FrontendReq::SET_VRING_NUM => Request::SetVringNum {
+            index,
+            size: body.u32()?,
+        },
+        FrontendReq::SET_VRING_BASE => Request::SetVringBase {
+            index,
+            base: body.u32()?,
+        },
+        FrontendReq::SET_VRING_ENABLE => Request::SetVringEnable {
+            index,
+            enable: body.flag()?,
+        },
+        _ => {
+            body.u32()?;
+            Request::GetVringBase { index }
+        }
+    })
 }
 
 /// The request that gives a ring one of its eventfds.

@@ -9,6 +9,7 @@ use super::message::{self, MessageError, Request};
 use super::queue::{self, Kick};
 use super::{Shared, features};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
+use crate::net_control::Limits;
 use crate::ring::inflight::{Area, AreaError, Description};
 use crate::ring::{MAX_QUEUE_SIZE, RingFault, feature};
 
@@ -103,10 +104,11 @@ impl<'a> Session<'a> {
     /// Does what a request asks for.
     pub(super) fn handle(&mut self, request: Request) -> Answer {
         match request {
-            Request::GetFeatures => return Ok(Some(number(features::offered(self.port.queue_pairs)))),
-            Request::GetProtocolFeatures => return Ok(Some(number(features::PROTOCOL))),
-            // Rings, not pairs: Rust's front ends read it so, and for those that read pairs it is no less than they need.
-            Request::GetQueueNum => return Ok(Some(number(self.port.queues.len() as u64))),
+            Request::GetFeatures => return Ok(Some(number(self.offered()))),
+            Request::GetProtocolFeatures => {
+                return Ok(Some(number(features::protocol(self.port.queue_pairs))));
+            }
+            Request::GetQueueNum => return Ok(Some(number(self.queue_num()))),
             Request::GetMaxMemSlots => return Ok(Some(number(MAX_REGIONS as u64))),
             Request::GetVringBase { index } => return self.get_base(index),
             Request::GetStatus => return Ok(Some(number(self.status.into()))),
@@ -116,6 +118,7 @@ impl<'a> Session<'a> {
             }
             Request::SetBackendReqFd(file) => self.set_backend_channel(file)?,
             Request::SetStatus(status) => self.set_status(status),
+            Request::NetControl(command) => return self.net_control(&command),
             Request::SetOwner => {}
             Request::SetFeatures(agreed) => self.set_features(agreed)?,
             Request::SetProtocolFeatures(agreed) => self.set_protocol_features(agreed)?,
@@ -150,6 +153,41 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
+    fn offered(&self) -> u64 {
+        features::offered(self.port.queue_pairs, self.passes_on())
+    }
+
+    /// Whether the peer passes its guest's control commands on.
+    fn passes_on(&self) -> bool {
+        self.protocol & features::NET_CONTROL != 0
+    }
+
+    /// Rings for front ends of whom nothing is known: those that read pairs find no less than they need. See
+    /// [`features::protocol`].
+    fn queue_num(&self) -> u64 {
+        if self.passes_on() {
+            self.port.queue_pairs.into()
+        } else {
+            self.port.queues.len() as u64
+        }
+    }
+
+    /// Carries a command of the guest's out. One that is refused is the guest's fault, not the peer's.
+    fn net_control(&self, command: &[u8]) -> Answer {
+        if !self.passes_on() {
+            return Err(MessageError::Unknown(message::NET_CONTROL).into());
+        }
+        let limits = Limits {
+            features: self.port.features.load(Ordering::Relaxed),
+            queue_pairs: self.port.queue_pairs,
+        };
+        let result = self.port.control.carry_out(command, limits);
+        if let Err(error) = &result {
+            self.port.refuse(error.label(), error.to_string());
+        }
+        Ok(Some(number(result.is_err().into())))
+    }
+
     fn index(&self, index: u32) -> Result<usize, SessionError> {
         let queues = self.port.queues.len();
         let known = usize::try_from(index).ok().filter(|index| *index < queues);
@@ -157,11 +195,12 @@ impl<'a> Session<'a> {
     }
 
     fn set_features(&mut self, agreed: u64) -> Result<(), SessionError> {
-        let unknown = agreed & !features::offered(self.port.queue_pairs);
+        let unknown = agreed & !self.offered();
         if unknown != 0 {
             return Err(SessionError::Features(unknown));
         }
         self.port.features.store(agreed, Ordering::Relaxed);
+        self.port.control.begin(agreed, self.passes_on());
         if agreed & features::PROTOCOL_FEATURES == 0 {
             // Such a peer cannot enable rings one by one: they all are, from the start.
             for index in 0..self.port.queues.len() {
@@ -174,7 +213,7 @@ impl<'a> Session<'a> {
     }
 
     fn set_protocol_features(&mut self, agreed: u64) -> Result<(), SessionError> {
-        let unknown = agreed & !features::PROTOCOL;
+        let unknown = agreed & !features::protocol(self.port.queue_pairs);
         if unknown != 0 {
             return Err(SessionError::ProtocolFeatures(unknown));
         }
@@ -344,6 +383,7 @@ impl Drop for Session<'_> {
             self.port.settle(index, &mut queue);
         }
         self.port.features.store(0, Ordering::Relaxed);
+        self.port.control.begin(0, false);
     }
 }
 

@@ -137,6 +137,7 @@ fn receive_buffers_are_neither_lost_nor_filled_twice() {
                     vnet: VnetHeader::default(),
                     len: 60,
                     flow_hash: 0,
+                    hash_report: offload::rss::HashReport::None,
                     head: &head,
                     tail: &[],
                 };
