@@ -11,7 +11,7 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use crate::devices::virtio::F_VERSION_1;
+use crate::devices::virtio::{F_RING_PACKED, F_VERSION_1};
 
 /// The driver may use more than one queue pair.
 pub(super) const MQ: u64 = 1 << VIRTIO_NET_F_MQ;
@@ -37,8 +37,11 @@ const OWN: u64 = 1 << VIRTIO_NET_F_MAC
     | CTRL_MAC
     | GUEST_ANNOUNCE;
 
-/// What the back end does, offered when it does: rings, checksums and segmentation. Left out are packed rings, whose
-/// position cannot be recovered after a back end vanished, notification data, which an ioeventfd drops, and
+/// What this process needs a control queue for, which it only serves in a split ring.
+const CONTROLLED: u64 = MQ | CTRL_VQ | CTRL_RX | CTRL_MAC | GUEST_ANNOUNCE;
+
+/// What the back end does, offered when it does: rings, checksums and segmentation. Packed rings are offered by choice,
+/// see [`offer`]. Left out are notification data, which an ioeventfd drops, and
 /// everything that would need messages to the back end which it may not know.
 const BACK_END: u64 = F_VERSION_1
     | EVENT_IDX
@@ -60,14 +63,22 @@ const BACK_END: u64 = F_VERSION_1
     | 1 << VIRTIO_NET_F_HOST_USO;
 
 /// The features offered to a driver in front of a back end that has `back_end`.
-pub(super) fn offer(back_end: u64, max_pairs: u16) -> u64 {
+///
+/// With `packed`, packed rings take the place of the control queue. The back end must note in memory that outlives it where
+/// such rings stand: the guest's memory does not tell.
+pub(super) fn offer(back_end: u64, max_pairs: u16, packed: bool) -> u64 {
     let several = if max_pairs > 1 { MQ } else { 0 };
-    OWN | several | back_end & BACK_END
+    let offered = OWN | several | back_end & BACK_END;
+    if packed {
+        offered & !CONTROLLED | back_end & F_RING_PACKED
+    } else {
+        offered
+    }
 }
 
 /// The features to tell the back end of: what the driver accepted and the back end has a part in.
 pub(super) fn for_back_end(accepted: u64, back_end: u64) -> u64 {
-    accepted & back_end & (BACK_END | OWN | MQ) | back_end & PROTOCOL_FEATURES
+    accepted & back_end & (BACK_END | OWN | MQ | F_RING_PACKED) | back_end & PROTOCOL_FEATURES
 }
 
 #[cfg(test)]
@@ -77,12 +88,23 @@ mod tests {
     #[test]
     fn offers_what_the_back_end_can_and_the_device_knows() {
         let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_USO;
-        let packed = 1 << 34;
-        let offered = offer(F_VERSION_1 | segmentation | packed | PROTOCOL_FEATURES, 1);
+        let offered = offer(
+            F_VERSION_1 | segmentation | F_RING_PACKED | PROTOCOL_FEATURES,
+            1,
+            false,
+        );
         assert_eq!(offered & segmentation, segmentation);
-        assert_eq!(offered & (packed | PROTOCOL_FEATURES | MQ), 0);
+        assert_eq!(offered & (F_RING_PACKED | PROTOCOL_FEATURES | MQ), 0);
         assert_eq!(offered & OWN, OWN);
-        assert_eq!(offer(0, 2) & (MQ | F_VERSION_1), MQ);
+        assert_eq!(offer(0, 2, false) & (MQ | F_VERSION_1), MQ);
+    }
+
+    #[test]
+    fn packed_rings_take_the_place_of_the_control_queue() {
+        let offered = offer(F_VERSION_1 | F_RING_PACKED, 2, true);
+        assert_eq!(offered & (F_RING_PACKED | CONTROLLED), F_RING_PACKED);
+        assert_eq!(offered & OWN, OWN & !CONTROLLED);
+        assert_eq!(offer(F_VERSION_1, 1, true) & F_RING_PACKED, 0);
     }
 
     #[test]

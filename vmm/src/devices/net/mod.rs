@@ -8,6 +8,7 @@ mod control;
 mod features;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod packed;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::lifecycle::{CannotExport, Lifecycle, SavedState};
-use super::virtio::{ActiveQueue, VirtioDevice};
+use super::virtio::{ActiveQueue, F_RING_PACKED, VirtioDevice};
 use crate::config::NicConfig;
 use crate::memory::GuestRam;
 use control::{ControlEffect, ControlQueue};
+use packed::Positions;
 use session::Session;
 pub use session::SessionError;
 
@@ -47,6 +49,7 @@ pub(crate) struct Net {
     mac: MacAddr,
     mtu: u16,
     max_pairs: u16,
+    packed: bool,
     queue_sizes: Vec<u16>,
     offered: u64,
     session: Option<Session>,
@@ -67,6 +70,8 @@ struct Active {
     pairs: u16,
     control_index: u16,
     control: Option<ControlQueue>,
+    /// Where the rings stand, if they are packed.
+    positions: Option<Positions>,
 }
 
 /// What happened to an interface so far.
@@ -108,6 +113,7 @@ impl Net {
             mac: config.mac,
             mtu: config.mtu,
             max_pairs,
+            packed: config.packed,
             queue_sizes,
             offered: 0,
             session: None,
@@ -231,8 +237,8 @@ impl Net {
     }
 
     fn open_session(&mut self) -> Result<(), SessionError> {
-        let session = Session::connect(&self.socket, self.max_pairs)?;
-        let offered = features::offer(session.features(), self.max_pairs);
+        let session = Session::connect(&self.socket, self.max_pairs, self.packed)?;
+        let offered = features::offer(session.features(), self.max_pairs, self.packed);
         let missing = self.accepted().unwrap_or(0) & !offered;
         if missing != 0 {
             return Err(SessionError::FeaturesLost {
@@ -247,10 +253,10 @@ impl Net {
     }
 
     fn start_rings(&mut self) -> Result<(), SessionError> {
-        match (&mut self.session, &self.active) {
+        match (&mut self.session, &mut self.active) {
             (Some(session), Some(active)) if !self.paused => {
-                session.start(&self.ram, active.features, &active.rings)?;
-                session.enable_rings(&active.rings, active.pairs)
+                let positions = active.positions.as_mut();
+                session.start(&self.ram, active.features, &active.rings, active.pairs, positions)
             }
             _ => Ok(()),
         }
@@ -283,13 +289,15 @@ struct SavedNet {
     driver: Option<SavedDriver>,
 }
 
-/// The rings themselves are in guest memory: each goes on where its used index says.
+/// The rings themselves are in guest memory: each goes on where its used index says, or its position if it is packed.
 #[derive(Serialize)]
 struct SavedDriver {
     features: u64,
     pairs: u16,
     /// Next available and next used entry of the control queue.
     control: Option<(u16, u16)>,
+    /// Where each packed ring stopped.
+    positions: Option<std::collections::BTreeMap<u16, u16>>,
 }
 
 impl Lifecycle for Net {
@@ -298,8 +306,8 @@ impl Lifecycle for Net {
         if std::mem::replace(&mut self.paused, true) {
             return;
         }
-        if let (Some(session), Some(active)) = (&mut self.session, &self.active)
-            && let Err(error) = session.stop(&active.rings)
+        if let (Some(session), Some(active)) = (&mut self.session, &mut self.active)
+            && let Err(error) = session.stop(&active.rings, active.positions.as_mut())
         {
             self.lose_session(&error);
         }
@@ -317,7 +325,7 @@ impl Lifecycle for Net {
         let Some(active) = self.active.take() else { return };
         self.announce = false;
         if let Some(session) = self.session.as_mut().filter(|_| !self.paused)
-            && let Err(error) = session.stop(&active.rings)
+            && let Err(error) = session.stop(&active.rings, None)
         {
             self.lose_session(&error);
         }
@@ -332,6 +340,7 @@ impl Lifecycle for Net {
             features: active.features,
             pairs: active.pairs,
             control: active.control.as_ref().map(ControlQueue::position),
+            positions: active.positions.as_ref().map(|positions| positions.all().clone()),
         });
         let state = SavedNet {
             mac: self.mac.0,
@@ -399,6 +408,7 @@ impl VirtioDevice for Net {
             pairs: 1,
             control_index,
             control,
+            positions: (features & F_RING_PACKED != 0).then(Positions::default),
         });
         if let Err(error) = self.start_rings() {
             self.lose_session(&error);

@@ -3,21 +3,24 @@
 //! Source: QEMU's `docs/interop/vhost-user.rst`. Every exchange has a deadline: a back end that stops answering
 //! loses the conversation, it does not stop the machine.
 
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserInflight};
 use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Le16};
 
 use super::features::{PROTOCOL_FEATURES, for_back_end};
-use crate::devices::virtio::{ActiveQueue, F_VERSION_1};
+use super::packed::Positions;
+use crate::devices::virtio::{ActiveQueue, F_RING_PACKED, F_VERSION_1};
 use crate::memory::GuestRam;
 use crate::sandbox::{self, Thread};
 
@@ -88,8 +91,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects, and negotiates everything that does not depend on the driver.
-    pub(super) fn connect(socket: &Path, pairs: u16) -> Result<Self, SessionError> {
+    /// Connects, and negotiates everything that does not depend on the driver. With `packed`, the back end is asked to note
+    /// chains in hand, and has packed rings only if it does.
+    pub(super) fn connect(socket: &Path, pairs: u16, packed: bool) -> Result<Self, SessionError> {
         let connect = |source| SessionError::Connect {
             socket: socket.to_owned(),
             source,
@@ -118,7 +122,7 @@ impl Session {
             features: 0,
             acknowledges: false,
         };
-        session.negotiate(pairs)?;
+        session.negotiate(pairs, packed)?;
         Ok(session)
     }
 
@@ -132,12 +136,16 @@ impl Session {
         &self.stream
     }
 
-    /// Hands over features, guest memory and rings, each ring where its used index says that it stopped.
+    /// Hands over features, guest memory and rings, each ring where its used index says that it stopped, or where
+    /// `positions` does if rings are packed. Those of the first `pairs` pairs are enabled before they run: what waits in
+    /// a ring that runs and is not enabled would be given back unsent.
     pub(super) fn start(
         &mut self,
         ram: &GuestRam,
         accepted: u64,
         rings: &[ActiveQueue],
+        pairs: u16,
+        mut positions: Option<&mut Positions>,
     ) -> Result<(), SessionError> {
         let _deadline = self.deadline()?;
         let features = for_back_end(accepted, self.features);
@@ -152,7 +160,41 @@ impl Session {
         self.exchange("map guest memory", |front_end| {
             front_end.set_mem_table(&regions).map(drop)
         })?;
-        rings.iter().try_for_each(|ring| self.start_ring(ram, ring))
+        if let Some(positions) = &mut positions {
+            self.share_log(&mut positions.log, rings)?;
+        }
+        self.enable_rings(rings, pairs)?;
+        rings.iter().try_for_each(|ring| {
+            let base = match &positions {
+                Some(positions) => positions.of(ring.index),
+                None => used_index(ram, ring),
+            };
+            self.start_ring(ram, ring, base)
+        })
+    }
+
+    /// Hands over the memory in which chains in hand are noted; the back end makes it when there is none yet.
+    fn share_log(
+        &mut self,
+        log: &mut Option<(VhostUserInflight, File)>,
+        rings: &[ActiveQueue],
+    ) -> Result<(), SessionError> {
+        if let Some((description, file)) = log {
+            return self.exchange("take the memory for chains in hand", |front_end| {
+                front_end.set_inflight_fd(description, file.as_raw_fd())
+            });
+        }
+        let queues = rings.iter().map(|ring| ring.index + 1).max().unwrap_or(0);
+        let size = rings.iter().map(|ring| ring.size).max().unwrap_or(0);
+        let wanted = VhostUserInflight::new(0, 0, queues, size);
+        // As for `GET_VRING_BASE`.
+        self.ask_for_acknowledgement(false);
+        let made = self.exchange("make memory for chains in hand", |front_end| {
+            front_end.get_inflight_fd(&wanted)
+        });
+        self.ask_for_acknowledgement(true);
+        *log = Some(made?);
+        Ok(())
     }
 
     /// Lets the back end use the rings of the first `pairs` pairs and no others.
@@ -170,22 +212,29 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the rings back; afterwards the back end touches them no more.
-    pub(super) fn stop(&mut self, rings: &[ActiveQueue]) -> Result<(), SessionError> {
+    /// Takes the rings back, and notes where packed ones stopped; afterwards the back end touches them no more.
+    pub(super) fn stop(
+        &mut self,
+        rings: &[ActiveQueue],
+        mut positions: Option<&mut Positions>,
+    ) -> Result<(), SessionError> {
         self.enable_rings(rings, 0)?;
         let _deadline = self.deadline()?;
         // This request has an answer of its own; asking for an acknowledgement as well confuses some back ends.
         self.ask_for_acknowledgement(false);
         for ring in rings {
-            self.exchange("stop a ring", |front_end| {
-                front_end.get_vring_base(ring.index.into()).map(drop)
+            let base = self.exchange("stop a ring", |front_end| {
+                front_end.get_vring_base(ring.index.into())
             })?;
+            if let Some(positions) = &mut positions {
+                positions.stopped(ring.index, base);
+            }
         }
         self.ask_for_acknowledgement(true);
         Ok(())
     }
 
-    fn negotiate(&mut self, pairs: u16) -> Result<(), SessionError> {
+    fn negotiate(&mut self, pairs: u16, packed: bool) -> Result<(), SessionError> {
         self.features = self.exchange("tell its features", |front_end| front_end.get_features())?;
         if self.features & F_VERSION_1 == 0 {
             return Err(SessionError::TooOld(self.socket.clone()));
@@ -198,7 +247,11 @@ impl Session {
             )?;
             let mut wanted = VhostUserProtocolFeatures::REPLY_ACK;
             wanted.set(VhostUserProtocolFeatures::MQ, pairs > 1);
+            wanted.set(VhostUserProtocolFeatures::INFLIGHT_SHMFD, packed);
             let accepted = offered & wanted;
+            if !accepted.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
+                self.features &= !F_RING_PACKED;
+            }
             self.exchange("accept the protocol features", |front_end| {
                 front_end.set_protocol_features(accepted)
             })?;
@@ -209,11 +262,8 @@ impl Session {
         Ok(())
     }
 
-    fn start_ring(&mut self, ram: &GuestRam, ring: &ActiveQueue) -> Result<(), SessionError> {
+    fn start_ring(&mut self, ram: &GuestRam, ring: &ActiveQueue, base: u16) -> Result<(), SessionError> {
         let index = usize::from(ring.index);
-        let base = ram
-            .read_obj::<Le16>(GuestAddress(ring.device + USED_INDEX))
-            .map_or(0, u16::from);
         let address = |guest| host_address(ram, guest).unwrap_or(0);
         let config = VringConfigData {
             queue_max_size: ring.size,
@@ -293,6 +343,12 @@ fn queue_pairs(socket: &Path, stream: UnixStream) -> Result<u64, SessionError> {
         what,
         source,
     })
+}
+
+/// Where a split ring goes on.
+fn used_index(ram: &GuestRam, ring: &ActiveQueue) -> u16 {
+    ram.read_obj::<Le16>(GuestAddress(ring.device + USED_INDEX))
+        .map_or(0, u16::from)
 }
 
 /// Where this process has mapped a guest-physical address.
