@@ -161,10 +161,9 @@ impl Format for Split {
         self.log = Some(log);
     }
 
-    #[inline]
-    fn note_taken(&mut self, _at: u16, chain: &Chain) {
+    fn note_taken(&mut self, _from: u16, chains: &[Chain]) {
         if let Some(log) = &mut self.log {
-            log.taken(chain);
+            chains.iter().for_each(|chain| log.taken(chain));
         }
     }
 
