@@ -12,12 +12,13 @@ use vswitch::ring::feature;
 use vswitch::ring::mock::Shape;
 
 use super::cell::{Family, Kind, Offload, Setting, Tag, VLAN};
+use super::judge::Limits;
 use super::relay::{Driver, Relay, offload_features};
 use super::station::Station;
 use super::system::{PacketSocket, Tap};
 use super::tagging::Tagging;
 use super::traffic;
-use super::verify::{Limits, Seen, Verifier};
+use super::verify::{Seen, Verifier};
 
 /// The port that every other one talks to: a tap whose kernel takes everything.
 const HOST: &str = "host";

@@ -4,7 +4,7 @@
 use super::headers::{self, TCP, ones_complement};
 
 /// One TCP packet with payload in so many is marked.
-const EVERY: u32 = 24;
+const EVERY: u32 = 10;
 
 /// A link that is congested now and then.
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod bench;
 mod cell;
 mod congestion;
 mod headers;
+mod judge;
 mod relay;
 mod station;
 mod system;

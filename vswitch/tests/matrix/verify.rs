@@ -1,23 +1,12 @@
-//! Judges every frame that reaches a receiver, by rules of its own: none of the switch's parsing is used.
+//! Follows all flows that reach a receiver.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use offload::VnetHeader;
-use vswitch::port::Capabilities;
 
-use super::headers::{self, Fragment, Headers, ones_complement};
-
-/// What a receiver agreed to.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) can: Capabilities,
-    /// Octets of the largest IP packet.
-    pub(crate) mtu: u16,
-    pub(crate) vlan: Option<u16>,
-    /// The header comes from the switch itself: lengths in it are exact.
-    pub(crate) exact: bool,
-}
+use super::headers::{self, Fragment, Headers};
+use super::judge::{Limits, expect, judge};
 
 /// What was there, to show that a cell tested what it stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -99,77 +88,17 @@ impl Verifier {
     }
 
     fn judge(&mut self, vnet: &VnetHeader, tag: Option<u16>, frame: &[u8]) -> Result<(), String> {
-        self.judge_request(vnet)?;
-        let Some(headers) = headers::read(frame)? else {
-            let plain = vnet.flags == 0 && vnet.gso_type == 0;
-            return expect(plain, || "an offload of a frame that is not IP".to_owned());
+        let Some(headers) = judge(&self.limits, vnet, tag, frame)? else {
+            return Ok(());
         };
-        let vlan = tag.or(headers.vlan);
-        expect(vlan == self.limits.vlan, || format!("VLAN {vlan:?}"))?;
-        let padded = frame.len() == 60 && headers.end < 60;
-        expect(frame.len() == headers.end || padded, || {
-            format!("a packet that ends at {}", headers.end)
-        })?;
-        self.judge_length(vnet, &headers)?;
-        judge_checksums(vnet, &headers, frame)?;
         self.seen.partial += u64::from(vnet.flags & VnetHeader::NEEDS_CSUM != 0);
+        match vnet.gso_type & !VnetHeader::GSO_ECN {
+            VnetHeader::GSO_NONE => {}
+            VnetHeader::GSO_UDP_L4 => self.seen.large_udp += 1,
+            _ => self.seen.large_tcp += 1,
+        }
+        self.seen.ecn += u64::from(vnet.gso_type & VnetHeader::GSO_ECN != 0);
         self.follow(vnet, &headers, frame)
-    }
-
-    /// Nothing that was not negotiated.
-    fn judge_request(&self, vnet: &VnetHeader) -> Result<(), String> {
-        let can = self.limits.can;
-        let known = VnetHeader::NEEDS_CSUM | VnetHeader::DATA_VALID;
-        expect(vnet.flags & !known == 0, || "unknown flags".to_owned())?;
-        expect(vnet.flags == 0 || can.checksum, || {
-            "a checksum flag that was not negotiated".to_owned()
-        })?;
-        let agreed = match vnet.gso_type & !VnetHeader::GSO_ECN {
-            VnetHeader::GSO_NONE => vnet.gso_type == 0 && vnet.gso_size == 0,
-            VnetHeader::GSO_TCPV4 => can.tso4,
-            VnetHeader::GSO_TCPV6 => can.tso6,
-            VnetHeader::GSO_UDP_L4 => can.uso4 || can.uso6,
-            _ => false,
-        };
-        expect(agreed, || "a large send that was not negotiated".to_owned())?;
-        let ecn = vnet.gso_type & VnetHeader::GSO_ECN != 0;
-        expect(!ecn || can.ecn, || "ECN that was not negotiated".to_owned())
-    }
-
-    /// Within the MTU, or cut into what is.
-    fn judge_length(&mut self, vnet: &VnetHeader, headers: &Headers) -> Result<(), String> {
-        let mtu = usize::from(self.limits.mtu);
-        let len = headers.end - headers.network;
-        if vnet.gso_type == VnetHeader::GSO_NONE {
-            return expect(len <= mtu, || format!("a packet of {len} octets"));
-        }
-        let (protocol, v6) = match vnet.gso_type & !VnetHeader::GSO_ECN {
-            VnetHeader::GSO_TCPV4 => (headers::TCP, Some(false)),
-            VnetHeader::GSO_TCPV6 => (headers::TCP, Some(true)),
-            _ => (headers::UDP, None),
-        };
-        let fits = headers.protocol == protocol && v6.is_none_or(|v6| v6 == headers.is_v6());
-        expect(fits && headers.fragment.is_none(), || {
-            "a large send of another kind".to_owned()
-        })?;
-        let segment = headers.payload - headers.network + usize::from(vnet.gso_size);
-        expect(segment <= mtu, || format!("segments of {segment} octets"))?;
-        let payload = headers.end - headers.payload;
-        expect(payload > usize::from(vnet.gso_size), || {
-            "a large send of one segment".to_owned()
-        })?;
-        expect(vnet.flags & VnetHeader::NEEDS_CSUM != 0, || {
-            "a large send without a partial checksum".to_owned()
-        })?;
-        let exact = !self.limits.exact || usize::from(vnet.hdr_len) == headers.payload;
-        expect(exact, || format!("headers of {} octets", headers.payload))?;
-        if protocol == headers::TCP {
-            self.seen.large_tcp += 1;
-            self.seen.ecn += u64::from(vnet.gso_type & VnetHeader::GSO_ECN != 0);
-        } else {
-            self.seen.large_udp += 1;
-        }
-        Ok(())
     }
 
     /// In order, and nothing left out.
@@ -247,44 +176,4 @@ impl Verifier {
             format!("datagram {counter} where {next} was due")
         })
     }
-}
-
-/// Complete, or partial in the proper way.
-fn judge_checksums(vnet: &VnetHeader, headers: &Headers, frame: &[u8]) -> Result<(), String> {
-    if !headers.is_v6() {
-        let header = &frame[headers.network..headers.transport];
-        expect(ones_complement(header, 0) == 0xffff, || {
-            "a wrong IPv4 checksum".to_owned()
-        })?;
-    }
-    let partial = vnet.flags & VnetHeader::NEEDS_CSUM != 0;
-    if headers.fragment.is_some() {
-        return expect(!partial, || "a partial checksum of a fragment".to_owned());
-    }
-    let Some(field) = headers.checksum_field() else {
-        return expect(!partial, || {
-            "a partial checksum of an unknown protocol".to_owned()
-        });
-    };
-    let segment = &frame[headers.transport..headers.end];
-    let stored = u16::from_be_bytes([segment[field], segment[field + 1]]);
-    if partial {
-        let place = (usize::from(vnet.csum_start), usize::from(vnet.csum_offset));
-        expect(place == (headers.transport, field), || {
-            "a checksum in another place".to_owned()
-        })?;
-        let pseudo = ones_complement(&[], headers.pseudo_header());
-        return expect(stored == pseudo, || {
-            format!("{stored:#x} where {pseudo:#x} is the pseudo-header's sum")
-        });
-    }
-    let sum = ones_complement(segment, headers.pseudo_header());
-    let absent = headers.protocol == headers::UDP && stored == 0;
-    expect(sum == 0xffff && !absent, || {
-        "a wrong transport checksum".to_owned()
-    })
-}
-
-fn expect(condition: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
-    if condition { Ok(()) } else { Err(otherwise()) }
 }
