@@ -191,6 +191,7 @@ fn refuse_repeated(
     let thing = match &port.kind {
         PortKind::VhostUser(path) => Some(("vhost-user", path.display().to_string())),
         PortKind::Tap(interface) => Some(("tap", interface.clone())),
+        PortKind::Uplink(uplink) => Some(("uplink", uplink.interface.clone())),
         PortKind::Endpoint(_) => None,
     };
     for (key, value) in [Some(("name", port.name.clone())), thing].into_iter().flatten() {

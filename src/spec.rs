@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use introspection::{Profile, Rule};
 use serde::{Deserialize, Serialize};
-use vswitch::control::{FilterConfig, PortConfig, PortKind, VlanMode, is_port_name};
+use vswitch::control::{FilterConfig, PortConfig, PortKind, Uplink, VlanMode, is_port_name};
 
 /// Longest path of a Unix socket in octets (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -30,6 +30,9 @@ pub struct PortSpec {
     /// A tap interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tap: Option<String>,
+    /// A network interface of the host, with the wire behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
     /// The address and prefix length of a small IP host inside the switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -126,6 +129,7 @@ impl PortSpec {
         let given = [
             ("vhost-user", self.vhost_user.is_some()),
             ("tap", self.tap.is_some()),
+            ("uplink", self.uplink.is_some()),
             ("endpoint", self.endpoint.is_some()),
         ];
         let mut given = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
@@ -141,14 +145,19 @@ impl PortSpec {
             return self.socket(path.clone());
         }
         if let Some(interface) = &self.tap {
-            return self.interface(interface);
+            return Ok(PortKind::Tap(self.interface("tap", interface)?));
+        }
+        if let Some(interface) = &self.uplink {
+            return Ok(PortKind::Uplink(Uplink::new(
+                self.interface("uplink", interface)?,
+            )));
         }
         match &self.endpoint {
             Some(cidr) => self.address(cidr),
             None => refuse(
                 "name",
                 format!(
-                    "port \"{name}\" connects nothing; give it one of vhost-user (a socket's path), tap (an interface) or endpoint (ADDRESS/LENGTH)"
+                    "port \"{name}\" connects nothing; give it one of vhost-user (a socket's path), tap (an interface), uplink (an interface) or endpoint (ADDRESS/LENGTH)"
                 ),
             ),
         }
@@ -167,7 +176,7 @@ impl PortSpec {
         Ok(PortKind::VhostUser(path))
     }
 
-    fn interface(&self, interface: &str) -> Checked<PortKind> {
+    fn interface(&self, key: &'static str, interface: &str) -> Checked<String> {
         let allowed = |octet: u8| octet.is_ascii_graphic() && octet != b'/' && octet != b':' && octet != b'%';
         let right = (1..=MAX_INTERFACE_NAME).contains(&interface.len()) && interface.bytes().all(allowed);
         if !right || interface == "." || interface == ".." {
@@ -176,9 +185,9 @@ impl PortSpec {
                 self.name,
                 shorten(interface)
             );
-            return refuse("tap", message);
+            return refuse(key, message);
         }
-        Ok(PortKind::Tap(interface.to_owned()))
+        Ok(interface.to_owned())
     }
 
     fn address(&self, cidrs: &str) -> Checked<PortKind> {
@@ -353,20 +362,27 @@ mod tests {
         assert_eq!(spec.check().unwrap().vlan, VlanMode::Trunk(vec![1, 7]));
     }
 
+    /// Each description, in JSON without its braces, is refused because of this key, with this remedy.
+    fn refused(cases: &[(&str, &str, &str)]) {
+        for (spec, key, needle) in cases {
+            let spec: PortSpec = serde_json::from_str(&format!("{{{spec}}}")).unwrap();
+            let error = spec.clone().check().expect_err("refused");
+            assert_eq!(error.key, *key, "{spec:?}: {error}");
+            assert!(error.message.contains(needle), "{spec:?}: {error}");
+            assert!(
+                !error.message.contains('\n') && error.message.len() < 250,
+                "{error}"
+            );
+        }
+    }
+
     #[test]
     fn each_mistake_names_its_key_and_a_remedy() {
         let long = "x".repeat(200);
         let long_name = format!(r#""name":"{long}""#);
-        let long_path = format!(r#""name":"a","vhost-user":"{long}""#);
-        let cases = [
+        refused(&[
             (r#""name":"a b","tap":"t""#, "name", "use 1 to 32"),
             (&long_name, "name", "use 1 to 32"),
-            (r#""name":"a""#, "name", "give it one of"),
-            (
-                r#""name":"a","tap":"t","endpoint":"192.0.2.1/24""#,
-                "endpoint",
-                "keep one",
-            ),
             (r#""name":"a","tap":"t","vlan":5000"#, "vlan", "1 to 4094"),
             (
                 r#""name":"a","tap":"t","vlan":1,"trunk":[2]"#,
@@ -393,6 +409,20 @@ mod tests {
                 "deadline-ms",
                 "1 to 60000",
             ),
+        ]);
+    }
+
+    #[test]
+    fn a_port_connects_one_thing_that_can_be() {
+        let long_path = format!(r#""name":"a","vhost-user":"{}""#, "x".repeat(200));
+        refused(&[
+            (r#""name":"a""#, "name", "give it one of"),
+            (
+                r#""name":"a","tap":"t","endpoint":"192.0.2.1/24""#,
+                "endpoint",
+                "keep one",
+            ),
+            (r#""name":"a","tap":"t","uplink":"u""#, "uplink", "keep one"),
             (r#""name":"a","endpoint":"192.0.2.1""#, "endpoint", "192.0.2.1/24"),
             (
                 r#""name":"a","endpoint":"192.0.2.1/33""#,
@@ -400,18 +430,9 @@ mod tests {
                 "192.0.2.1/24",
             ),
             (r#""name":"a","tap":"a/b""#, "tap", "1 to 15"),
+            (r#""name":"a","uplink":"a/b""#, "uplink", "1 to 15"),
             (r#""name":"a","vhost-user":"""#, "vhost-user", "1 to 107"),
             (&long_path, "vhost-user", "shorter"),
-        ];
-        for (spec, key, needle) in cases {
-            let spec: PortSpec = serde_json::from_str(&format!("{{{spec}}}")).unwrap();
-            let error = spec.clone().check().expect_err("refused");
-            assert_eq!(error.key, key, "{spec:?}: {error}");
-            assert!(error.message.contains(needle), "{spec:?}: {error}");
-            assert!(
-                !error.message.contains('\n') && error.message.len() < 250,
-                "{error}"
-            );
-        }
+        ]);
     }
 }

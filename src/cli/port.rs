@@ -16,6 +16,8 @@ pub(super) enum Command {
       A port for a virtual machine; the switch makes the socket and listens on it.
   enlight port add t0 --tap enlight0 --trunk 10,20
       A tap interface of the host's (needs root) that carries two VLANs.
+  enlight port add wire --uplink eth1 --queues 2
+      The host's interface eth1 (needs root), with the wire behind it; see docs/ports.md.
   enlight port add probe --endpoint 192.0.2.1/24
       A small host inside the switch that answers ping and runs a TCP echo and a discard service.")]
     Add(Box<AddArgs>),
@@ -28,7 +30,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("kind").required(true).args(["vhost_user", "tap", "endpoint"]))]
+#[command(group = clap::ArgGroup::new("kind").required(true).args(["vhost_user", "tap", "uplink", "endpoint"]))]
 pub(super) struct AddArgs {
     /// Its name: 1 to 32 letters, digits, dots, dashes and underscores
     name: String,
@@ -40,6 +42,10 @@ pub(super) struct AddArgs {
     /// Take this tap interface; it is made if it does not exist
     #[arg(long, value_name = "IF")]
     tap: Option<String>,
+
+    /// Take this network interface of the host, with the wire behind it
+    #[arg(long, value_name = "IF")]
+    uplink: Option<String>,
 
     /// Be a small IP host with this address
     #[arg(long, value_name = "CIDR")]
@@ -119,6 +125,7 @@ fn add(args: AddArgs) -> Result<()> {
             .transpose()
             .context("the socket's path")?,
         tap: args.tap,
+        uplink: args.uplink,
         endpoint: args.endpoint,
         vlan: args.vlan,
         trunk: args.trunk,
@@ -167,6 +174,9 @@ fn list(ports: &[PortInfo]) -> String {
         &rows,
     );
     for port in ports {
+        if let Some(served) = &port.peer.served {
+            text.push_str(&format!("{}: {served}\n", port.name));
+        }
         if let Some(error) = &port.peer.last_error {
             text.push_str(&format!("{}: {error}\n", port.name));
         }
@@ -179,6 +189,7 @@ fn place(kind: &PortKind) -> String {
     match kind {
         PortKind::VhostUser(path) => format!("vhost-user {}", path.display()),
         PortKind::Tap(interface) => format!("tap {interface}"),
+        PortKind::Uplink(uplink) => format!("uplink {}", uplink.interface),
         PortKind::Endpoint(cidr) => format!("endpoint {cidr}"),
     }
 }

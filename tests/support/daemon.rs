@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::enlight;
 
+/// The configuration file's name.
+const CONFIG: &str = "switch.toml";
+
 /// A daemon in a directory of its own. Dropping it ends it.
 pub struct Daemon {
     dir: tempfile::TempDir,
@@ -17,7 +20,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts a switch without ports.
     pub fn start() -> Self {
+        Self::configured("")
+    }
+
+    /// Starts a switch with this configuration.
+    pub fn configured(text: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(dir.path().join(CONFIG), text).expect("the directory is writable");
         let child = spawn(dir.path());
         let daemon = Self { dir, child };
         daemon.wait_ready();
@@ -110,6 +119,8 @@ fn spawn(dir: &Path) -> Child {
     Command::new(enlight())
         .args(["switch", "run", "--control"])
         .arg(dir.join("control.sock"))
+        .arg("--config")
+        .arg(dir.join(CONFIG))
         .stdout(Stdio::null())
         .stdin(Stdio::null())
         .spawn()

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
 
 use super::{host, program};
 
@@ -56,6 +58,70 @@ pub fn counter(file: &str, group: &str, name: &str) -> u64 {
         .find(|pair| pair.0 == name)
         .and_then(|pair| pair.1.parse().ok());
     value.unwrap_or_else(|| panic!("{file} has a number {group} {name}"))
+}
+
+/// A thread in a network of its own that does what it is told. Its network, and what is in it, ends with it.
+pub struct Namespace {
+    jobs: Option<Sender<Job>>,
+    number: u32,
+    thread: Option<JoinHandle<()>>,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Namespace {
+    /// A thread with an empty network.
+    pub fn new() -> Self {
+        let (jobs, todo) = channel::<Job>();
+        let (tell, told) = channel();
+        let thread = std::thread::spawn(move || {
+            enter();
+            tell.send(thread_number()).expect("the maker waits");
+            for job in todo {
+                job();
+            }
+        });
+        Self {
+            jobs: Some(jobs),
+            number: told.recv().expect("the thread has a network"),
+            thread: Some(thread),
+        }
+    }
+
+    /// What `ip link set ... netns` calls it.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Does something in the network; threads and processes that it starts are there, too. A panic is passed on.
+    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = channel();
+        let job = move || {
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            let _ = tell.send(done);
+        };
+        let jobs = self.jobs.as_ref().expect("it has not ended");
+        jobs.send(Box::new(job)).expect("the thread lives");
+        match told.recv().expect("the thread answers") {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+
+    /// Runs a shell command in the network.
+    pub fn host(&self, command: impl Into<String>) -> String {
+        let command = command.into();
+        self.run(move || host(&command))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 fn unshare_network() -> io::Result<()> {

@@ -81,6 +81,32 @@ pub enum PortKind {
     Tap(String),
     /// A small IP host inside the switch: its address and prefix length, such as `192.0.2.1/24`.
     Endpoint(String),
+    /// A network interface of the host, and the wire behind it.
+    Uplink(Uplink),
+}
+
+impl PortKind {
+    /// Whether the port leads out of the host: many addresses behind it, and none of them a guest's.
+    pub const fn is_uplink(&self) -> bool {
+        matches!(self, Self::Uplink(_))
+    }
+}
+
+/// An uplink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Uplink {
+    /// The host's interface.
+    pub interface: String,
+}
+
+impl Uplink {
+    /// The uplink of an interface.
+    pub fn new(interface: impl Into<String>) -> Self {
+        Self {
+            interface: interface.into(),
+        }
+    }
 }
 
 /// Which VLANs a port carries.

@@ -1,4 +1,4 @@
-//! A userspace virtual switch whose ports are vhost-user sockets, taps and endpoints.
+//! A userspace virtual switch whose ports are vhost-user sockets, taps, uplinks and endpoints.
 
 pub mod capture;
 pub mod clock;

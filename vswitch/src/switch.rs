@@ -24,6 +24,7 @@ use crate::egress::{self, Backlog};
 use crate::lane::{Lane, LaneId, LaneWaker};
 use crate::port::endpoint::{Application, EndpointPort};
 use crate::port::tap::TapPort;
+use crate::port::uplink;
 use crate::port::vhost_user::VhostUserPort;
 use crate::port::{Backend, PortId};
 use crate::probe::Probe;
@@ -560,6 +561,9 @@ fn open(
             .map_err(|error| refused(error.to_string()))?,
         PortKind::Tap(interface) => {
             TapPort::open(interface, config.mtu).map_err(|error| refused(error.to_string()))?
+        }
+        PortKind::Uplink(kind) => {
+            uplink::open(kind, config.queues, config.mtu).map_err(|error| refused(error.to_string()))?
         }
         PortKind::Endpoint(cidr) => {
             EndpointPort::new(cidr, mac_of_name(&config.name), config.mtu, applications)

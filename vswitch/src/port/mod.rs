@@ -1,4 +1,4 @@
-//! Ports: where a NIC, a tap or an endpoint meets the switch.
+//! Ports: where a NIC, a tap, an uplink or an endpoint meets the switch.
 //!
 //! A [`Backend`] is what differs between them. It is asked for bursts and given bursts; inside a burst no
 //! dynamic call is made.
@@ -14,6 +14,7 @@ use crate::frame::{Burst, Outgoing};
 
 pub mod endpoint;
 pub mod tap;
+pub mod uplink;
 pub mod vhost_user;
 
 /// A port's number in its switch.
@@ -134,4 +135,7 @@ pub struct BackendStatus {
     pub last_error: Option<String>,
     /// Messages, ring faults and the like that were refused, by kind.
     pub refusals: std::collections::BTreeMap<String, u64>,
+    /// How the port is served, and why so, where there is more than one way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub served: Option<String>,
 }

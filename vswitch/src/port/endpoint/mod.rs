@@ -248,6 +248,7 @@ impl Backend for EndpointPort {
             connections: self.counters.snapshot().connections,
             last_error: None,
             refusals,
+            served: None,
         }
     }
 

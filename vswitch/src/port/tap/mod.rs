@@ -250,6 +250,7 @@ impl Backend for TapPort {
             connections: u64::from(up),
             last_error: self.faults.last.lock().clone(),
             refusals,
+            served: None,
         }
     }
 
@@ -262,4 +263,4 @@ impl Backend for TapPort {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

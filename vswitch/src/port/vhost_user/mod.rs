@@ -413,6 +413,7 @@ impl Shared {
                 .iter()
                 .map(|(kind, n)| ((*kind).to_owned(), *n))
                 .collect(),
+            served: None,
         }
     }
 

@@ -18,7 +18,7 @@ mod traffic;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs a test's body in a network namespace of its own.
-fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
+pub(in crate::port) fn in_namespace<T: Send>(body: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
             enter_new_namespace();
@@ -45,7 +45,7 @@ fn unshare_network() -> io::Result<()> {
 }
 
 /// Whether the test has to be skipped; says so.
-fn skip(test: &str) -> bool {
+pub(in crate::port) fn skip(test: &str) -> bool {
     let can_unshare = thread::spawn(|| unshare_network().is_ok())
         .join()
         .unwrap_or(false);
@@ -59,7 +59,7 @@ fn skip(test: &str) -> bool {
 }
 
 /// Runs `ip` in the calling thread's namespace.
-fn ip(arguments: &str) {
+pub(in crate::port) fn ip(arguments: &str) {
     let output = Command::new("ip")
         .args(arguments.split(' '))
         .output()
@@ -123,7 +123,7 @@ fn pump(ports: [&dyn Backend; 2], fds: &[RawFd], done: impl Fn() -> bool) -> Pum
     pumped
 }
 
-fn outgoing(vnet: VnetHeader, octets: &[u8]) -> Outgoing<'_> {
+pub(in crate::port) fn outgoing(vnet: VnetHeader, octets: &[u8]) -> Outgoing<'_> {
     Outgoing {
         vnet,
         len: octets.len() as u32,

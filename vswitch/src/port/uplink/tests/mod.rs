@@ -1,0 +1,126 @@
+//! Uplinks without a switch; see `tests/uplink` of the root package for traffic.
+#![allow(unsafe_code)]
+
+use offload::VnetHeader;
+
+use super::*;
+use crate::counters::DropReason;
+use crate::frame::Outgoing;
+use crate::frame::{Burst, Segment};
+use crate::port::Refusal;
+use crate::port::tap::tests::{in_namespace, ip, outgoing, skip};
+
+/// A frame of a made-up protocol (IEEE 802 local experimental EtherType 1).
+fn frame() -> Vec<u8> {
+    let mut frame = vec![0xff; 6];
+    frame.extend_from_slice(&[2, 0, 0, 0, 0, 1, 0x88, 0xb5]);
+    frame.resize(60, 0);
+    frame
+}
+
+/// An uplink, and another one at the wire's other end.
+fn pair() -> [Arc<dyn Backend>; 2] {
+    ip("link add u0 type veth peer name u1");
+    for link in ["u0", "u1"] {
+        ip(&format!("link set {link} up"));
+    }
+    ["u0", "u1"].map(|link| open(&Uplink::new(link), 1, 1500).expect("an uplink"))
+}
+
+/// Frames of the made-up protocol that came in; the kernel's own are left out.
+fn taken(port: &dyn Backend) -> Vec<Vec<u8>> {
+    let mut burst = Burst::default();
+    let mut all = Vec::new();
+    loop {
+        port.take(0, Instant(0), &mut burst);
+        let frames = (0..burst.frames().len()).filter_map(|index| burst.outgoing(index, 0));
+        let frames: Vec<Vec<u8>> = frames.map(|frame| frame.head.to_vec()).collect();
+        port.complete(0, &burst);
+        burst.clear();
+        if frames.is_empty() {
+            return all;
+        }
+        all.extend(frames.into_iter().filter(|frame| frame[12..14] == [0x88, 0xb5]));
+    }
+}
+
+#[test]
+fn an_ordinary_user_is_told_what_is_missing() {
+    if skip("an_ordinary_user_is_told_what_is_missing") {
+        return;
+    }
+    in_namespace(|| {
+        ip("link add u0 type veth peer name u1");
+        ip("link set u0 up");
+        // SAFETY: the raw call changes the ids of the calling thread alone, and takes no pointers.
+        let result = unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        let error = open(&Uplink::new("u0"), 1, 1500).err().expect("not allowed");
+        let words = error.to_string();
+        assert!(matches!(error, UplinkError::Denied { .. }), "{words}");
+        assert!(
+            words.contains("CAP_NET_RAW") && words.contains("setcap"),
+            "{words}"
+        );
+    });
+}
+
+#[test]
+fn a_frame_that_the_kernel_refuses_is_counted_and_the_next_ones_go() {
+    if skip("a_frame_that_the_kernel_refuses_is_counted_and_the_next_ones_go") {
+        return;
+    }
+    in_namespace(|| {
+        let [near, far] = pair();
+        let octets = frame();
+        let plain = outgoing(VnetHeader::default(), &octets);
+        let beyond = Outgoing {
+            vnet: VnetHeader {
+                flags: VnetHeader::NEEDS_CSUM,
+                csum_start: 5000,
+                csum_offset: 16,
+                ..VnetHeader::default()
+            },
+            ..plain
+        };
+        let pieces = vec![
+            Segment {
+                ptr: octets.as_ptr(),
+                len: 1,
+            };
+            1_030
+        ];
+        let shattered = Outgoing {
+            tail: &pieces,
+            ..plain
+        };
+        let long = vec![0x88; 4000];
+        let long = outgoing(VnetHeader::default(), &long);
+        for (bad, reason) in [
+            (beyond, DropReason::DeviceError),
+            (shattered, DropReason::DeviceError),
+            (long, DropReason::Oversize),
+        ] {
+            let frames = [plain, plain, bad, plain];
+            let delivery = near.deliver(&frames);
+            assert_eq!(
+                (delivery.accepted, delivery.refusal),
+                (2, Some(Refusal::Drop(reason)))
+            );
+            assert_eq!(near.deliver(&frames[3..]).accepted, 1);
+            assert_eq!(taken(&*far), vec![octets.clone(); 3]);
+        }
+        assert_eq!(
+            taken(&*near),
+            Vec::<Vec<u8>>::new(),
+            "its own frames do not come back"
+        );
+        assert_eq!(near.status().refusals["frame_refused"], 2);
+        near.close();
+        assert!(!near.status().up);
+        assert_eq!(
+            near.deliver(&[plain]).refusal,
+            Some(Refusal::Drop(DropReason::PortDown))
+        );
+    });
+}
