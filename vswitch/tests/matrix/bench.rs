@@ -5,7 +5,7 @@ use std::sync::Arc;
 use offload::VnetHeader;
 use parking_lot::Mutex;
 use vswitch::Switch;
-use vswitch::control::{PortConfig, PortKind, SwitchConfig, VlanMode, mac_of_name};
+use vswitch::control::{PortConfig, PortKind, SwitchConfig, Uplink, VlanMode, mac_of_name};
 use vswitch::counters::DropReason;
 use vswitch::port::Capabilities;
 use vswitch::ring::feature;
@@ -24,7 +24,10 @@ use super::verify::{Seen, Verifier};
 const HOST: &str = "host";
 /// The port under test.
 const GUEST: &str = "guest";
-const TAPS: [&str; 2] = ["tap1", "tap2"];
+/// The kernels' interfaces.
+const LINKS: [&str; 2] = ["host0", "guest0"];
+/// The near end of an uplink's wire, in a namespace where nobody else is.
+const WIRE: &str = "wire0";
 
 /// What a kernel takes from a tap, whatever it sends itself.
 const EVERYTHING: Capabilities = Capabilities {
@@ -40,6 +43,7 @@ const EVERYTHING: Capabilities = Capabilities {
 pub(crate) struct Bench {
     host: Station,
     guest: Station,
+    outside: Station,
     switch: Arc<Switch>,
     directory: tempfile::TempDir,
 }
@@ -73,6 +77,7 @@ impl Bench {
         Self {
             host: Station::new(),
             guest: Station::new(),
+            outside: Station::new(),
             switch: Arc::new(switch),
             directory: tempfile::tempdir().expect("a directory"),
         }
@@ -102,11 +107,11 @@ impl Bench {
             vlan: tag.vlan(),
             exact: false,
         };
-        self.add(&self.host, config(HOST, PortKind::Tap(TAPS[0].into()), tags[0]));
+        self.add(&self.host, config(HOST, PortKind::Tap(LINKS[0].into()), tags[0]));
         let host = Side {
             _tagging: configure(&self.host, 1, tags[0], setting.mtu),
             // Nothing may come that the port under test did not negotiate.
-            eye: observe(&self.host, TAPS[0], limits(sent(setting), tags[0])),
+            eye: observe(&self.host, LINKS[0], limits(sent(setting), tags[0])),
             _relay: None,
         };
         let guest = self.open(setting, tags[1], limits(received(setting), tags[1]), |kind| {
@@ -133,7 +138,7 @@ impl Bench {
                 let socket = self.directory.path().join("guest.sock");
                 self.add(&self.guest, config(PortKind::VhostUser(socket.clone())));
                 let can = setting.offload.abilities();
-                let tap = self.guest.run(move || Tap::make(TAPS[1], can)).expect("a tap");
+                let tap = self.guest.run(move || Tap::make(LINKS[1], can)).expect("a tap");
                 let tagging = configure(&self.guest, 2, tag, setting.mtu);
                 let verifier = Verifier::new(Limits {
                     exact: true,
@@ -143,17 +148,23 @@ impl Bench {
                 (Eye::Relay(Arc::clone(&guest.verifier)), tagging)
             }
             Kind::Tap => {
-                self.add(&self.guest, config(PortKind::Tap(TAPS[1].into())));
+                self.add(&self.guest, config(PortKind::Tap(LINKS[1].into())));
                 let tagging = configure(&self.guest, 2, tag, setting.mtu);
-                self.guest.sh(kernel_offloads(TAPS[1], setting.offload));
-                (observe(&self.guest, TAPS[1], limits), tagging)
+                self.guest.sh(kernel_offloads(LINKS[1], setting.offload));
+                (observe(&self.guest, LINKS[1], limits), tagging)
             }
             Kind::Endpoint => {
                 let addresses = "192.0.2.2/24,2001:db8::2/64".to_owned();
                 self.add(&self.guest, config(PortKind::Endpoint(addresses)));
                 (Eye::Own, None)
             }
-            Kind::AfPacket | Kind::AfXdp => unreachable!("blank cells are not run"),
+            Kind::AfPacket => {
+                self.lay_wire(setting);
+                self.add(&self.outside, config(PortKind::Uplink(Uplink::new(WIRE))));
+                let tagging = configure(&self.guest, 2, tag, setting.mtu);
+                (observe(&self.guest, LINKS[1], limits), tagging)
+            }
+            Kind::AfXdp => unreachable!("blank cells are not run"),
         };
         Side {
             eye,
@@ -167,6 +178,22 @@ impl Bench {
         station
             .run(move || switch.add_port(config))
             .expect("the port is added");
+    }
+
+    /// A wire from where the switch has its uplink to the guest's kernel.
+    fn lay_wire(&self, setting: Setting) {
+        let (mtu, link) = (setting.mtu, LINKS[1]);
+        let guest = self.guest.thread();
+        let offloads = |interface| kernel_offloads(interface, setting.offload);
+        self.outside.sh(format!(
+            "ip link delete {WIRE} 2>/dev/null || true;
+             ip link add {WIRE} mtu {mtu} type veth peer name {link} mtu {mtu} netns {guest};
+             echo 1 >/proc/sys/net/ipv6/conf/{WIRE}/disable_ipv6; {}; ip link set {WIRE} up",
+            offloads(WIRE)
+        ));
+        self.guest.sh(offloads(link));
+        self.outside.sh(one_cpu(WIRE));
+        self.guest.sh(one_cpu(link));
     }
 
     /// Frames that the switch dropped so far, in words.
@@ -240,7 +267,7 @@ fn driver(setting: Setting) -> Driver {
 
 /// Gives a kernel its addresses, and those of the other side, for which it need not ask.
 fn configure(station: &Station, number: usize, tag: Tag, mtu: u16) -> Option<Tagging> {
-    let tap = TAPS[number - 1];
+    let tap = LINKS[number - 1];
     let (own, other) = if number == 1 { (HOST, GUEST) } else { (GUEST, HOST) };
     let (own, other) = (mac_of_name(own), mac_of_name(other));
     // Its first frame is tagged already.
@@ -259,6 +286,12 @@ fn configure(station: &Station, number: usize, tag: Tag, mtu: u16) -> Option<Tag
     }
     station.sh(script);
     tagging
+}
+
+/// Has one CPU receive everything from a veth interface: otherwise each takes what it sent, and flows are reordered.
+fn one_cpu(interface: &str) -> String {
+    let file = format!("/sys/class/net/{interface}/queues/rx-0/rps_cpus");
+    format!("unshare -m sh -ec 'mount -t sysfs sysfs /sys; echo 1 >{file}'")
 }
 
 /// Takes from a kernel's interface what it may not leave to others.

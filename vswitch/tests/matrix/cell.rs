@@ -129,7 +129,7 @@ impl Setting {
     pub(crate) fn blank(self) -> Option<Blank> {
         match (self.kind, self.offload) {
             (Kind::Endpoint, Offload::None | Offload::Tso | Offload::All) => Some(Blank::EndpointChecksums),
-            (Kind::AfPacket | Kind::AfXdp, _) => Some(Blank::NotBuilt),
+            (Kind::AfXdp, _) => Some(Blank::NotBuilt),
             _ => None,
         }
     }

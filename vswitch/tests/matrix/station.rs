@@ -1,7 +1,7 @@
 //! A network namespace with a thread in it: whatever the thread opens belongs to that namespace and can be used from
 //! anywhere.
 //!
-//! `unsafe` is needed for `unshare`, which the standard library does not have.
+//! `unsafe` is needed for `unshare` and `gettid`, which the standard library does not have.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -53,6 +53,12 @@ impl Station {
             Ok(result) => result,
             Err(panic) => resume_unwind(panic),
         }
+    }
+
+    /// The number of the thread, by which `ip link` finds its namespace.
+    pub(crate) fn thread(&self) -> i32 {
+        // SAFETY: gettid() takes nothing and always succeeds.
+        self.run(|| unsafe { libc::gettid() })
     }
 
     /// Runs a shell command in the namespace.
