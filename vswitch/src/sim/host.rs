@@ -135,10 +135,11 @@ impl Host {
                 program.run(&mut self.sockets);
             }
         }
+        let soon = now.after(Duration::from_micros(1));
         let next = self.interface.poll_at(time, &self.sockets);
-        self.poll_at = next.map(|at| {
-            Instant(at.total_micros().cast_unsigned() * 1000).max(now.after(Duration::from_micros(1)))
-        });
+        let next = next.map(|at| Instant(at.total_micros().cast_unsigned() * 1000));
+        let sending = self.programs.iter().any(Program::is_sending).then_some(soon);
+        self.poll_at = next.into_iter().chain(sending).min().map(|at| at.max(soon));
     }
 
     fn serve_rings(&mut self, now: Instant, wire: &mut Wire, random: &mut Random) -> bool {
@@ -172,9 +173,13 @@ impl Host {
     }
 
     /// When it next has something to do by itself.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let out = self.out.due().map(|at| at.max(self.stalled));
-        [out, self.into.due(), self.poll_at].into_iter().flatten().min()
+        let stalled = Some(self.stalled).filter(|until| *until > now);
+        [out, stalled, self.into.due(), self.poll_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether all its programs have done what they were to do.

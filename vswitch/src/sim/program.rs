@@ -111,6 +111,11 @@ impl Program {
         }
     }
 
+    /// Whether it has more to send, without being asked.
+    pub(super) fn is_sending(&self) -> bool {
+        matches!(self, Self::UdpSender(_)) && !self.is_done()
+    }
+
     /// Whether it has sent all and received all that is promised to come.
     pub(super) fn is_done(&self) -> bool {
         match self {

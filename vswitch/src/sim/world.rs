@@ -136,7 +136,7 @@ impl World {
 
     /// Runs until all transfers are done and everything has come to rest.
     pub(super) fn run(mut self) -> Outcome {
-        while !self.hosts.iter().all(Host::is_done) {
+        while !self.is_done() {
             self.step(true);
             assert!(self.now.0 < PATIENCE, "transfers do not end");
         }
@@ -147,6 +147,10 @@ impl World {
             self.step(false);
         }
         self.settle()
+    }
+
+    fn is_done(&self) -> bool {
+        self.hosts.iter().all(Host::is_done)
     }
 
     fn step(&mut self, unrest: bool) {
@@ -165,14 +169,16 @@ impl World {
         let pause = 1 + self.random.below(20_000);
         let mut next = self.now.after(Duration::from_nanos(pause));
         if !busy {
-            let idle = self
-                .workers
-                .iter_mut()
-                .fold(false, |busy, worker| worker.round() | busy);
-            let hosts = self.hosts.iter().filter_map(Host::due);
+            let mut working = false;
+            for worker in &mut self.workers {
+                working |= worker.round();
+            }
+            let hosts = self.hosts.iter().filter_map(|host| host.due(self.now));
             let held = self.ports.iter().filter_map(|port| port.probe.deadline());
-            if let (false, Some(due)) = (idle, hosts.chain(held).min()) {
-                next = next.max(due);
+            match hosts.chain(held).min() {
+                Some(due) if !working => next = next.max(due),
+                None if !working => assert!(self.is_done(), "everybody waits for ever"),
+                _ => {}
             }
         }
         self.now = next;

@@ -8,6 +8,7 @@
 mod bench;
 mod cell;
 mod congestion;
+mod document;
 mod headers;
 mod judge;
 mod relay;
@@ -70,7 +71,7 @@ fn any_port_talks_to_any_other() {
     );
     if selected.is_none() {
         assert!(seen.ecn > 0, "no large send told of congestion");
-        table::publish(&table::table(&marks)).unwrap_or_else(|error| panic!("{error}"));
+        document::publish("ports", &table::table(&marks)).unwrap_or_else(|error| panic!("{error}"));
     }
 }
 

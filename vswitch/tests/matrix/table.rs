@@ -2,15 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use super::cell::{Blank, Cell, Family, Kind, MTUS, Offload, Setting, Tag};
-
-/// A variable that has the document rewritten instead of compared.
-const REWRITE: &str = "ENLIGHT_MATRIX_DOC";
-const BEGIN: &str =
-    "<!-- ports: begin, written by `ENLIGHT_MATRIX_DOC=1 cargo test -p vswitch --test matrix` -->\n";
-const END: &str = "<!-- ports: end -->";
 
 /// What became of a cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,26 +63,4 @@ pub(crate) fn table(marks: &HashMap<Cell, Mark>) -> String {
     }
     text.push('\n');
     text
-}
-
-/// Puts the table into the document, or tells how it differs.
-pub(crate) fn publish(table: &str) -> Result<(), String> {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/conformance.md");
-    let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let parts = text
-        .split_once(BEGIN)
-        .and_then(|(before, rest)| Some((before, rest.split_once(END)?)));
-    let Some((before, (present, after))) = parts else {
-        return Err(format!("{} has no place for the table", file.display()));
-    };
-    if present == table {
-        return Ok(());
-    }
-    if std::env::var_os(REWRITE).is_none() {
-        return Err(format!(
-            "docs/conformance.md has another table; {REWRITE}=1 writes this one:\n{table}"
-        ));
-    }
-    let text = [before, BEGIN, table, END, after].concat();
-    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
