@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use support::daemon::Daemon;
-use support::guest::{Guest, Nic};
+use support::guest::{Guest, Nic, addresses};
 use support::image::{Image, image};
 use support::machine::{Machine, wait_for, without_devices};
 use support::tcp::{iperf, nothing_lost_or_overtaken, offloads_are_on};
@@ -84,6 +84,48 @@ fn debian_guests_exchange_tcp_at_full_offload() {
         octets / frames > 1600,
         "{octets} octets in {frames} frames: large sends do not pass whole"
     );
+}
+
+/// One guest has a packed ring, the other one a split ring; both go through the same switch, offloads included.
+#[test]
+fn a_guest_with_packed_rings_talks_to_one_with_split_rings() {
+    let test = "a_guest_with_packed_rings_talks_to_one_with_split_rings";
+    let Some((image, _turn)) = image_or_skip(test) else {
+        return;
+    };
+    let daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let mut packed = guest(&image, "packed", 1, &v0, ",packed=on");
+    let mut split = guest(&image, "split", 2, &v1, "");
+    let has_packed = |guest: &mut Guest| {
+        let features = guest.run("cat /sys/bus/virtio/devices/virtio*/features");
+        let bits = features.lines().map(|bits| bits.chars().nth(34) == Some('1'));
+        bits.collect::<Vec<_>>().contains(&true)
+    };
+    assert_eq!((has_packed(&mut packed), has_packed(&mut split)), (true, false));
+    packed.run("ping -c 3 -i 0.2 192.0.2.2");
+    split.run("ping -6 -c 3 -i 0.2 2001:db8::1");
+    offloads_are_on(&mut packed);
+    for (to, more) in [
+        ("192.0.2.2", "-t 2"),
+        ("192.0.2.2", "-R -t 2"),
+        ("2001:db8::2", "-t 2"),
+    ] {
+        let report = iperf(&mut packed, &mut split, to, more);
+        let rate = report["end"]["sum_received"]["bits_per_second"]
+            .as_f64()
+            .expect("a rate");
+        println!("iperf3 {to} {more}: {:.0} Mbit/s", rate / 1e6);
+    }
+    nothing_lost_or_overtaken([&mut packed, &mut split]);
+    // The driver stops its rings, and starts new ones.
+    let again = "cd /sys/bus/virtio/drivers/virtio_net; d=$(basename $(readlink -f /sys/class/net/eth0/device)); \
+                 echo $d >unbind; echo $d >bind; cd /";
+    packed.run(again);
+    packed.run(&addresses(1));
+    packed.run("ping -c 3 -i 0.2 192.0.2.2");
+    no_drops(&daemon, "v0");
+    no_drops(&daemon, "v1");
 }
 
 #[test]

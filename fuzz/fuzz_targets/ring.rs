@@ -1,16 +1,21 @@
-//! Two rings in one guest's memory, whose contents, places and features are the fuzzer's, and any order of calls.
-//! Frames that leave the one are delivered to the other, so sender and receiver overlap, too.
+//! Two rings in one guest's memory, whose contents, places and features are the fuzzer's, and any order of calls. So are
+//! the contents of the memory that their chains in hand are written down in. Frames that leave the one are delivered to the other, so sender and receiver overlap, too.
 #![no_main]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
 use libfuzzer_sys::fuzz_target;
 use vswitch::frame::{BURST, Burst, MAX_FRAME};
+use vswitch::ring::inflight::{Area, region_len};
 use vswitch::ring::mock::{GUEST_BASE, MockGuest, USER_BASE};
 use vswitch::ring::{Ring, RingAddresses, RingSetup, feature};
 
 const MEMORY: usize = 0x8000;
 const CALLS: usize = 200;
+/// The largest queue that chains in hand are written down of.
+const TRACKED: u16 = 256;
 
 /// Octets of the input, then zeroes.
 struct Input<'a>(&'a [u8]);
@@ -73,17 +78,45 @@ fn guest(input: &[u8]) -> &'static Arc<MockGuest> {
     guest
 }
 
+/// Memory for chains in hand of both rings, which the peer has filled.
+fn area(input: &[u8]) -> &'static (Area, File) {
+    static AREA: OnceLock<(Area, File)> = OnceLock::new();
+    let both = AREA.get_or_init(|| Area::create(2, TRACKED, 2).expect("there is memory"));
+    write_area(&both.1, input);
+    both
+}
+
+/// Half of all inputs have the right version.
+fn write_area(file: &File, input: &[u8]) {
+    for (queue, offset) in [0, region_len(TRACKED)].into_iter().enumerate() {
+        let octets = input.get(queue * 16..).unwrap_or_default();
+        file.write_all_at(&octets[..octets.len().min(region_len(TRACKED) as usize)], offset)
+            .expect("sealed size");
+        if input.first().is_some_and(|first| first & 1 == 0) {
+            file.write_all_at(&[1, 0], offset + 8).expect("sealed size");
+        }
+    }
+}
+
 fuzz_target!(|octets: &[u8]| {
     let mut input = Input(octets);
     let (tx, rx) = (input.setup(), input.setup());
+    let tracks = input.u8();
     let calls = input.0.get(..input.0.len().min(CALLS)).unwrap_or_default();
     let guest = guest(input.0);
     let (Ok(mut tx), Ok(mut rx)) = (Ring::new(guest.memory(), &tx), Ring::new(guest.memory(), &rx)) else {
         return;
     };
+    let (area, file) = area(input.0);
+    for (index, ring) in [&mut tx, &mut rx].into_iter().enumerate() {
+        if tracks & 1 << index != 0 {
+            let region = area.region(index).expect("made for two");
+            assert_eq!(ring.track(region).is_ok(), ring.size() <= TRACKED);
+        }
+    }
     let mut burst = Burst::default();
     for call in calls {
-        match call % 12 {
+        match call % 14 {
             0..=3 => {
                 let before = burst.frames().len();
                 assert_eq!(tx.take(0, &mut burst), burst.frames().len() - before);
@@ -115,6 +148,11 @@ fuzz_target!(|octets: &[u8]| {
                 tx.needs_notification();
                 rx.needs_notification();
                 let _ = tx.take_refused();
+            }
+            11 => write_area(file, &input.0[usize::from(*call).min(input.0.len())..]),
+            12 if tx.outstanding() == 0 => {
+                tx.untrack();
+                rx.untrack();
             }
             _ if tx.outstanding() == 0 => {
                 tx.discard(BURST);

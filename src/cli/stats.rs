@@ -65,6 +65,7 @@ fn show(stats: &SwitchStats) -> String {
         "DROPPED",
         "FLOODED",
         "CUT",
+        "MERGED",
         "SUMMED",
         "WAITING",
     ];
@@ -93,7 +94,7 @@ fn placement(stats: &SwitchStats) -> String {
         .iter()
         .map(|queue| {
             vec![
-                format!("{}/{}", queue.port, queue.queue),
+                format!("{}/{}", queue.port, queue.label()),
                 queue.worker.to_string(),
                 format!("{:.1}", f64::from(queue.load) / 10.0),
                 queue.frames.to_string(),
@@ -118,6 +119,7 @@ fn totals(port: &PortStats) -> Vec<String> {
         dropped(counters),
         counters.flooded,
         counters.segmented,
+        counters.coalesced,
         counters.checksummed,
         port.backlog,
     ];
@@ -135,9 +137,15 @@ fn dropped(counters: &CounterSnapshot) -> u64 {
         .sum()
 }
 
-/// What only some ports have: drops, stalls, stages.
+/// What only some ports have: drops, frames that their guests left out, stalls, stages.
 fn details(port: &PortStats) -> String {
     let mut text = String::new();
+    if port.counters.filtered > 0 {
+        text.push_str(&format!(
+            "{}: {} rx frames left out by the guest's receive filters\n",
+            port.name, port.counters.filtered
+        ));
+    }
     for (direction, drops) in [
         ("tx", &port.counters.tx_dropped),
         ("rx", &port.counters.rx_dropped),
@@ -262,6 +270,7 @@ mod tests {
         stats.queues = vec![QueueStats {
             port: "v0".to_owned(),
             queue: 3,
+            vm: false,
             worker: 1,
             load: 401,
             frames: 77,

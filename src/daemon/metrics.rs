@@ -77,7 +77,16 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
         page.sample("port_octets_total", &sample("tx"), port.counters.tx_octets);
         page.sample("port_octets_total", &sample("rx"), port.counters.rx_octets);
     }
-    let singles: [Series<PortStats>; 4] = [
+    port_events(page, ports);
+    page.family("port_backlog_frames", "gauge", "Frames kept for the guest now");
+    for port in ports {
+        page.sample("port_backlog_frames", &[("port", &port.name)], port.backlog);
+    }
+}
+
+/// What happened to some frames only.
+fn port_events(page: &mut Page, ports: &[PortStats]) {
+    let singles: [Series<PortStats>; 6] = [
         (
             "port_flooded_frames_total",
             "Frames from the guest that were flooded",
@@ -89,6 +98,11 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
             |port| port.counters.segmented,
         ),
         (
+            "port_coalesced_frames_total",
+            "Segments from uplinks merged into others for the guest",
+            |port| port.counters.coalesced,
+        ),
+        (
             "port_checksummed_frames_total",
             "Checksums finished in software for the guest",
             |port| port.counters.checksummed,
@@ -98,16 +112,17 @@ fn port_counters(page: &mut Page, ports: &[PortStats]) {
             "Frames kept until the guest had room",
             |port| port.counters.backlogged,
         ),
+        (
+            "port_filtered_frames_total",
+            "Frames that the guest's receive filters left out",
+            |port| port.counters.filtered,
+        ),
     ];
     for (name, help, value) in singles {
         page.family(name, "counter", help);
         for port in ports {
             page.sample(name, &[("port", &port.name)], value(port));
         }
-    }
-    page.family("port_backlog_frames", "gauge", "Frames kept for the guest now");
-    for port in ports {
-        page.sample("port_backlog_frames", &[("port", &port.name)], port.backlog);
     }
 }
 
@@ -281,7 +296,7 @@ fn queues(page: &mut Page, queues: &[QueueStats]) {
         for (name, help, value) in families {
             page.family(name, kind, help);
             for queue in queues {
-                let labels = [("port", queue.port.as_str()), ("queue", &queue.queue.to_string())];
+                let labels = [("port", queue.port.as_str()), ("queue", &queue.label())];
                 page.sample(name, &labels, value(queue));
             }
         }

@@ -229,8 +229,10 @@ pub struct WorkerStats {
 pub struct QueueStats {
     /// The port.
     pub port: String,
-    /// The port's queue.
+    /// The port's queue, counted from 0; the VM queue has the number after the last.
     pub queue: u16,
+    /// Whether it is the port's VM queue, which takes what uplinks send to the port, and not one of its own.
+    pub vm: bool,
     /// The worker that serves it.
     pub worker: usize,
     /// What of that worker's time it took in the last second, in thousandths; 0 where there is only one worker.
@@ -241,6 +243,17 @@ pub struct QueueStats {
     pub moves: u64,
     /// Why it runs there.
     pub why: Why,
+}
+
+impl QueueStats {
+    /// The queue's name in tables and labels: its number, or `vm`.
+    pub fn label(&self) -> String {
+        if self.vm {
+            "vm".to_owned()
+        } else {
+            self.queue.to_string()
+        }
+    }
 }
 
 /// Why a queue is with its worker.

@@ -44,6 +44,8 @@ drop_reasons! {
     PortDown = "port_down",
     /// The receiver took no frames until its backlog was full.
     ReceiverFull = "receiver_full",
+    /// It came by an uplink, and the queue of the VM that it goes to was full: that queue's worker does not keep up.
+    VmQueueFull = "vm_queue_full",
     /// Larger than the receiver's MTU and not cuttable.
     Oversize = "oversize",
     /// The receiver's buffers can never hold it.
@@ -73,10 +75,14 @@ pub struct PortCounters {
     pub flooded: AtomicU64,
     /// Large frames cut in software for this receiver.
     pub segmented: AtomicU64,
+    /// Segments from uplinks that were merged into others for this receiver.
+    pub coalesced: AtomicU64,
     /// Checksums finished in software for this receiver.
     pub checksummed: AtomicU64,
     /// Frames kept for this receiver until it had room.
     pub backlogged: AtomicU64,
+    /// Frames that its guest's receive filters left out: for other addresses or VLANs, so not lost.
+    pub filtered: AtomicU64,
     tx_dropped: [AtomicU64; DropReason::ALL.len()],
     rx_dropped: [AtomicU64; DropReason::ALL.len()],
 }
@@ -115,8 +121,10 @@ impl PortCounters {
             rx_octets: read(&self.rx_octets),
             flooded: read(&self.flooded),
             segmented: read(&self.segmented),
+            coalesced: read(&self.coalesced),
             checksummed: read(&self.checksummed),
             backlogged: read(&self.backlogged),
+            filtered: read(&self.filtered),
             tx_dropped: drops(&self.tx_dropped),
             rx_dropped: drops(&self.rx_dropped),
         }
@@ -138,10 +146,15 @@ pub struct CounterSnapshot {
     pub flooded: u64,
     /// Large frames cut in software for this receiver.
     pub segmented: u64,
+    /// Segments from uplinks that were merged into others for this receiver.
+    pub coalesced: u64,
     /// Checksums finished in software for this receiver.
     pub checksummed: u64,
     /// Frames kept for this receiver until it had room.
     pub backlogged: u64,
+    /// Frames that its guest's receive filters left out: for other addresses or VLANs, so not lost.
+    #[serde(default)]
+    pub filtered: u64,
     /// Frames from the guest that were dropped, by reason.
     pub tx_dropped: std::collections::BTreeMap<DropReason, u64>,
     /// Frames to the guest that were dropped, by reason.

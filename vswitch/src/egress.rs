@@ -11,12 +11,14 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
+use offload::rss::HashReport;
 use offload::{Checksum, FrameMeta, Offloads, Segmenter, VnetHeader, checksum};
 use parking_lot::MutexGuard;
 
 use crate::counters::{DropReason, PortCounters};
-use crate::frame::{BURST, HEADER_COPY, Outgoing};
+use crate::frame::{BURST, HEADER_COPY, Outgoing, Segment};
 use crate::packet::{Arena, Packet, fits};
+use crate::port::receive::ReceivePolicy;
 use crate::port::{Backend, Capabilities, Refusal};
 use crate::switch::Port;
 use crate::vlan::{self, Shift, TagForm};
@@ -36,8 +38,15 @@ pub(crate) struct Backlog {
 #[derive(Debug)]
 struct Kept {
     vnet: VnetHeader,
-    flow_hash: u32,
+    flow: Flow,
     octets: Vec<u8>,
+}
+
+/// A frame's hash for its receiver, and what it was taken over.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    hash: u32,
+    report: HashReport,
 }
 
 /// Buffers for frames that have to change on their way out; used again and again.
@@ -59,6 +68,7 @@ struct Buffers {
 struct Line<'a> {
     port: &'a Port,
     can: Capabilities,
+    policy: Option<&'a ReceivePolicy>,
     backlog: MutexGuard<'a, Backlog>,
 }
 
@@ -95,28 +105,29 @@ pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &
         headers,
         buffers,
     } = scratch;
+    let policy = port.backend.receive_policy();
+    let policy = policy.as_deref();
     let mut line = Line {
         port,
         can,
+        policy,
         backlog: port.backlog.lock(),
     };
     let mut run = Run::new();
     for (packet, plan) in packets.iter().zip(plans.iter()) {
         match *plan {
-            Plan::AsIs => run.push(Outgoing {
-                vnet: header_for(packet.offloads, &packet.meta, can),
-                len: packet.meta.frame_len,
-                flow_hash: packet.flow_hash(),
-                head: arena.head(packet.octets),
-                tail: arena.tail(packet.octets),
-            }),
-            Plan::Retag { header, vnet, len } => run.push(Outgoing {
+            Plan::AsIs => run.push(Flow::of(packet, arena, policy).outgoing(
+                header_for(packet.offloads, &packet.meta, can),
+                packet.meta.frame_len,
+                arena.head(packet.octets),
+                arena.tail(packet.octets),
+            )),
+            Plan::Retag { header, vnet, len } => run.push(Flow::of(packet, arena, policy).outgoing(
                 vnet,
                 len,
-                flow_hash: packet.flow_hash(),
-                head: headers.get(header).map_or(&[], Header::octets),
-                tail: arena.tail(packet.octets),
-            }),
+                headers.get(header).map_or(&[], Header::octets),
+                arena.tail(packet.octets),
+            )),
             Plan::Discard(reason) => port.counters.drop_rx(reason),
             Plan::Rewrite(form) => {
                 line.offer(&run);
@@ -132,6 +143,26 @@ pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &
     line.offer(&run);
     let left = !line.backlog.frames.is_empty();
     !port.has_backlog.swap(left, Ordering::AcqRel) && left
+}
+
+/// Leaves of packets to a port those that its guest takes.
+pub(crate) fn filter(port: &Port, packets: &mut Vec<Packet>) {
+    let Some(policy) = port
+        .backend
+        .receive_policy()
+        .filter(|policy| policy.is_selective())
+    else {
+        return;
+    };
+    let before = packets.len();
+    packets.retain(|packet| {
+        let form = port.vlans.egress(packet.vlan);
+        form.is_none_or(|form| policy.takes(packet.meta.dst, form))
+    });
+    let left_out = before - packets.len();
+    if left_out > 0 {
+        PortCounters::add(&port.counters.filtered, left_out as u64);
+    }
 }
 
 /// Tries to empty a port's backlog. True when frames moved.
@@ -249,11 +280,11 @@ impl Line<'_> {
         if let Checksum::Partial { start, .. } = &mut offloads.checksum {
             *start = form.shift(packet.meta.vlan).offset(*start);
         }
-        let flow_hash = packet.flow_hash();
+        let flow = Flow::of(packet, arena, self.policy);
         if let Some(gso) = offloads.gso.filter(|_| !fits(&offloads, &meta, self.can)) {
             let segmenter = Segmenter::new(frame, &meta, gso).map_err(|_| DropReason::BadOffload)?;
             PortCounters::add(&self.port.counters.segmented, 1);
-            self.cut(segmenter, segments, flow_hash);
+            self.cut(segmenter, segments, flow);
             return Ok(());
         }
         if !self.can.checksum && matches!(offloads.checksum, Checksum::Partial { .. }) {
@@ -262,18 +293,12 @@ impl Line<'_> {
             offloads.checksum = Checksum::Complete;
         }
         let vnet = header_for(offloads, &meta, self.can);
-        self.offer(&[Outgoing {
-            vnet,
-            len: frame.len() as u32,
-            flow_hash,
-            head: frame,
-            tail: &[],
-        }]);
+        self.offer(&[flow.outgoing(vnet, frame.len() as u32, frame, &[])]);
         Ok(())
     }
 
     /// Cuts a large send and offers its segments.
-    fn cut(&mut self, mut segmenter: Segmenter<'_>, segments: &mut Vec<u8>, flow_hash: u32) {
+    fn cut(&mut self, mut segmenter: Segmenter<'_>, segments: &mut Vec<u8>, flow: Flow) {
         loop {
             segments.clear();
             let mut ends = ArrayVec::<usize, BURST>::new();
@@ -293,13 +318,7 @@ impl Line<'_> {
             let mut run = Run::new();
             for end in ends {
                 let head = segments.get(start..end).unwrap_or(&[]);
-                run.push(Outgoing {
-                    vnet: VnetHeader::default(),
-                    len: head.len() as u32,
-                    flow_hash,
-                    head,
-                    tail: &[],
-                });
+                run.push(flow.outgoing(VnetHeader::default(), head.len() as u32, head, &[]));
                 start = end;
             }
             self.offer(&run);
@@ -369,7 +388,10 @@ impl Backlog {
         self.octets += octets.len();
         self.frames.push_back(Kept {
             vnet: frame.vnet,
-            flow_hash: frame.flow_hash,
+            flow: Flow {
+                hash: frame.flow_hash,
+                report: frame.hash_report,
+            },
             octets,
         });
         PortCounters::add(&counters.backlogged, 1);
@@ -407,14 +429,35 @@ impl Header {
     }
 }
 
+impl Flow {
+    /// By the receiver's key, if it has one and the frame is one that it wants hashed.
+    fn of(packet: &Packet, arena: &Arena, policy: Option<&ReceivePolicy>) -> Self {
+        let hashed = policy.and_then(|policy| policy.hash(&packet.meta, arena.head(packet.octets)));
+        let (hash, report) = hashed.unwrap_or_else(|| (packet.flow_hash(), HashReport::None));
+        Self { hash, report }
+    }
+
+    const fn outgoing<'a>(
+        self,
+        vnet: VnetHeader,
+        len: u32,
+        head: &'a [u8],
+        tail: &'a [Segment],
+    ) -> Outgoing<'a> {
+        Outgoing {
+            vnet,
+            len,
+            flow_hash: self.hash,
+            hash_report: self.report,
+            head,
+            tail,
+        }
+    }
+}
+
 impl Kept {
     fn outgoing(&self) -> Outgoing<'_> {
-        Outgoing {
-            vnet: self.vnet,
-            len: self.octets.len() as u32,
-            flow_hash: self.flow_hash,
-            head: &self.octets,
-            tail: &[],
-        }
+        self.flow
+            .outgoing(self.vnet, self.octets.len() as u32, &self.octets, &[])
     }
 }

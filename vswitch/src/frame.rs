@@ -5,6 +5,7 @@
 //! put it until it is copied, once, into the receiver's pages.
 
 use offload::VnetHeader;
+use offload::rss::HashReport;
 
 /// Frames handled together.
 pub const BURST: usize = 32;
@@ -98,6 +99,7 @@ impl Burst {
             vnet: frame.vnet,
             len: frame.len,
             flow_hash,
+            hash_report: HashReport::None,
             head,
             tail,
         })
@@ -140,6 +142,8 @@ pub struct Outgoing<'a> {
     pub len: u32,
     /// A hash of the frame's flow, to choose among queues.
     pub flow_hash: u32,
+    /// What the hash was taken over, if it is the one that the receiver's guest asked for.
+    pub hash_report: HashReport,
     /// The frame's first octets, private.
     pub head: &'a [u8],
     /// What follows them, in memory shared with the sender's guest.

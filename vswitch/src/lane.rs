@@ -1,4 +1,4 @@
-//! Lanes: what workers serve. Each queue of a port is one.
+//! Lanes: what workers serve. Each queue of a port is one, and each port's [VM queue](crate::vmq).
 //!
 //! One worker at a time serves a lane, its *owner*. A lane that is wanted elsewhere is handed over by its owner between
 //! two rounds, when none of its frames are in the owner's hands: so frames of one lane are carried in the order in which
@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 
 use crate::control::Why;
 use crate::port::{PortId, Waker};
+use crate::vmq::VmQueue;
 use crate::worker::WorkerHandle;
 
 /// A lane's name.
@@ -20,7 +21,7 @@ use crate::worker::WorkerHandle;
 pub(crate) struct LaneId {
     /// The port that its frames come from.
     pub(crate) port: PortId,
-    /// The port's queue.
+    /// The port's queue; the number after the last is its VM queue.
     pub(crate) queue: u16,
 }
 
@@ -30,6 +31,8 @@ pub(crate) struct Lane {
     /// When its doorbell last woke the worker; 0 when that was used up.
     pub(crate) doorbell: AtomicU64,
     pub(crate) meter: Meter,
+    /// What it serves instead of one of its port's own queues.
+    pub(crate) vm_queue: Option<VmQueue>,
     owner: AtomicUsize,
     why: Mutex<Why>,
     wanted: AtomicUsize,
@@ -94,10 +97,19 @@ impl Lane {
             id,
             doorbell: AtomicU64::new(0),
             meter: Meter::default(),
+            vm_queue: None,
             owner: AtomicUsize::new(owner),
             why: Mutex::new(Why::Dealt),
             wanted: AtomicUsize::new(owner),
             watched: Mutex::default(),
+        }
+    }
+
+    /// The lane of a VM queue.
+    pub(crate) fn of_vm(id: LaneId, owner: usize) -> Self {
+        Self {
+            vm_queue: Some(VmQueue::default()),
+            ..Self::new(id, owner)
         }
     }
 

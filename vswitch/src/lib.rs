@@ -9,6 +9,7 @@ pub mod frame;
 pub mod guard;
 mod lane;
 pub mod memory;
+pub mod net_control;
 mod packet;
 pub mod placement;
 pub mod port;
@@ -20,6 +21,7 @@ mod sim;
 mod switch;
 pub mod table;
 pub mod vlan;
+mod vmq;
 mod worker;
 
 pub use switch::{MAX_PORTS, Switch};

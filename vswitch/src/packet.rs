@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use introspection::Instant;
+use offload::rss::{HashReport, HashTypes, Hasher, Toeplitz};
 use offload::{Checksum, FrameMeta, Offloads};
 
 use crate::frame::{Body, Burst, Segment};
@@ -52,54 +53,22 @@ impl Packet {
 
     /// A hash of addresses and ports that is the same for all frames of one direction of a flow.
     pub(crate) fn flow_hash(&self) -> u32 {
-        let mut hash = Fnv::default();
-        let Some(ip) = self.meta.ip() else {
-            hash.add(&self.meta.src.0);
-            hash.add(&self.meta.dst.0);
-            return hash.fold();
-        };
-        match (ip.src, ip.dst) {
-            (std::net::IpAddr::V4(src), std::net::IpAddr::V4(dst)) => {
-                hash.add(&src.octets());
-                hash.add(&dst.octets());
+        match FLOWS.hash(&self.meta, &[]) {
+            (_, HashReport::None) => {
+                let [s0, s1, s2, s3, s4, s5] = self.meta.src.0;
+                let [d0, d1, d2, d3, d4, d5] = self.meta.dst.0;
+                let words = [[s0, s1, s2, s3], [s4, s5, d0, d1], [d2, d3, d4, d5]];
+                NEIGHBOURS.hash(&words.map(u32::from_be_bytes))
             }
-            (std::net::IpAddr::V6(src), std::net::IpAddr::V6(dst)) => {
-                hash.add(&src.octets());
-                hash.add(&dst.octets());
-            }
-            _ => {}
+            (hash, _) => hash,
         }
-        if let offload::Transport::Tcp(tcp) = ip.transport {
-            hash.add(&tcp.src_port.to_be_bytes());
-            hash.add(&tcp.dst_port.to_be_bytes());
-        } else if let offload::Transport::Udp(udp) = ip.transport {
-            hash.add(&udp.src_port.to_be_bytes());
-            hash.add(&udp.dst_port.to_be_bytes());
-        }
-        hash.fold()
     }
 }
 
-/// FNV-1a: enough to spread flows over a few queues.
-struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    fn add(&mut self, octets: &[u8]) {
-        for octet in octets {
-            self.0 = (self.0 ^ u64::from(*octet)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn fold(self) -> u32 {
-        (self.0 ^ (self.0 >> 32)) as u32
-    }
-}
+/// What spreads flows where their receiver's guest asks for no certain hash.
+static FLOWS: Hasher = Hasher::new(&Toeplitz::DEFAULT_KEY, HashTypes::PLAIN);
+/// The same for frames that are not IP.
+static NEIGHBOURS: Toeplitz = Toeplitz::new(&Toeplitz::DEFAULT_KEY);
 
 /// The octets of all packets that a worker has in hand.
 #[derive(Debug, Default)]
@@ -180,6 +149,11 @@ impl Arena {
     /// A pooled buffer of `len` octets.
     pub(crate) fn buffer(&mut self, len: usize) -> Vec<u8> {
         self.burst.pool.take(len)
+    }
+
+    /// Lets go of all private buffers.
+    pub(crate) fn disown(&mut self) -> impl Iterator<Item = Vec<u8>> {
+        self.owned.drain(..)
     }
 
     /// Forgets all octets.

@@ -135,20 +135,23 @@ impl Switch {
     }
 }
 
-/// Where each lane runs, and why.
+/// Where each lane runs, and why. VM queues are left out where no uplink uses them.
 pub(crate) fn queue_stats(table: &PortTable) -> Vec<QueueStats> {
     let of = |name: &str, lane: &Lane| QueueStats {
         port: name.to_owned(),
         queue: lane.id.queue,
+        vm: lane.vm_queue.is_some(),
         worker: lane.owner(),
         load: lane.meter.load.load(Ordering::Relaxed),
         frames: lane.meter.frames.load(Ordering::Relaxed),
         moves: lane.meter.moves.load(Ordering::Relaxed),
         why: lane.why(),
     };
+    let uplinks = table.ports().any(|port| port.is_uplink);
     table
         .ports()
         .flat_map(|port| port.lanes.iter().map(|lane| of(&port.name, lane)))
+        .filter(|queue| uplinks || !queue.vm || queue.frames > 0)
         .collect()
 }
 

@@ -71,13 +71,16 @@ pub(crate) struct Port {
     queues: u16,
     pub(crate) mtu: u16,
     pub(crate) vlans: Membership,
+    /// Whether what it sends is sorted into the receivers' VM queues.
+    pub(crate) is_uplink: bool,
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) counters: PortCounters,
     pub(crate) backlog: Mutex<Backlog>,
     pub(crate) has_backlog: AtomicBool,
     pub(crate) probe: Probe,
     pub(crate) stages: Mutex<StageHistograms>,
-    /// One for each of the backend's queues; the first one's worker also sees to what concerns the port as a whole.
+    /// One for each of the backend's queues; the first one's worker also sees to what concerns the port as a whole. After
+    /// them that of its VM queue, unless it is an uplink itself.
     pub(crate) lanes: Vec<Arc<Lane>>,
     /// When its guest's first frame came; 0 before.
     pub(crate) first_frame: AtomicU64,
@@ -437,12 +440,19 @@ impl Drop for Switch {
 impl Port {
     pub(crate) fn new(slot: usize, config: &PortConfig, backend: Arc<dyn Backend>, workers: usize) -> Self {
         let id = PortId(slot as u16);
-        let lanes = (0..backend.queues().max(1))
-            .map(|queue| {
-                let owner = (slot + usize::from(queue)) % workers.max(1);
-                Arc::new(Lane::new(LaneId { port: id, queue }, owner))
-            })
+        let is_uplink = config.kind.is_uplink();
+        let owner = |queue: u16| (slot + usize::from(queue)) % workers.max(1);
+        let queues = backend.queues().max(1);
+        let mut lanes: Vec<_> = (0..queues)
+            .map(|queue| Arc::new(Lane::new(LaneId { port: id, queue }, owner(queue))))
             .collect();
+        if !is_uplink {
+            let id = LaneId {
+                port: id,
+                queue: queues,
+            };
+            lanes.push(Arc::new(Lane::of_vm(id, owner(0))));
+        }
         Self {
             id,
             name: config.name.clone(),
@@ -451,6 +461,7 @@ impl Port {
             queues: config.queues,
             mtu: config.mtu,
             vlans: Membership::from(&config.vlan),
+            is_uplink,
             backend,
             counters: PortCounters::default(),
             backlog: Mutex::default(),
@@ -461,6 +472,11 @@ impl Port {
             first_frame: AtomicU64::new(0),
             made: clock::now(),
         }
+    }
+
+    /// The lane of its VM queue.
+    pub(crate) fn vm_lane(&self) -> Option<&Arc<Lane>> {
+        self.lanes.last().filter(|lane| lane.vm_queue.is_some())
     }
 
     /// The worker that sees to what concerns the port as a whole.

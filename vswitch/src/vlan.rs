@@ -36,6 +36,12 @@ impl VlanSet {
         self.0[word] |= bit;
     }
 
+    /// Takes a VLAN away; its low 12 bits count.
+    pub fn remove(&mut self, vlan: u16) {
+        let (word, bit) = Self::place(vlan);
+        self.0[word] &= !bit;
+    }
+
     /// Whether it holds a VLAN; its low 12 bits count.
     pub const fn contains(&self, vlan: u16) -> bool {
         let (word, bit) = Self::place(vlan);

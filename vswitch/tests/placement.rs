@@ -186,7 +186,7 @@ fn queues_move_between_workers_without_loss_or_overtaking() {
 #[test]
 fn a_queue_is_assigned_only_to_what_exists() {
     let scene = Scene::new();
-    for (port, queue, worker) in [("nobody", 0, 0), ("sender", QUEUES, 0), ("sender", 0, 2)] {
+    for (port, queue, worker) in [("nobody", 0, 0), ("sender", QUEUES + 1, 0), ("sender", 0, 2)] {
         assert!(scene.switch.assign(port, queue, worker).is_err());
     }
     let error = scene.switch.assign("sender", 0, 2).unwrap_err();

@@ -18,7 +18,7 @@ use vswitch::counters::CounterSnapshot;
 use vswitch::ring::feature;
 
 /// Frames that have to pass in each direction.
-const FRAMES: u64 = 200_000;
+const FRAMES: u64 = 50_000;
 /// The MAC addresses of testpmd's ports; its flows' sources and destinations.
 const MACS: [&str; 2] = ["02:00:00:00:00:01", "02:00:00:00:00:02"];
 /// Flows between a test's guest and testpmd, frames of each, and how many may be on their way.

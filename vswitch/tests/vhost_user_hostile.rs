@@ -71,7 +71,7 @@ fn a_silent_peer_does_not_keep_the_port_from_closing() {
 fn values_that_cannot_be() {
     misbehave("features", |peer| send_raw(peer, 2, 1, &words(&[1 << 33]), &[]));
     misbehave("protocol_features", |peer| {
-        send_raw(peer, 16, 1, &words(&[1 << 5]), &[]);
+        send_raw(peer, 16, 1, &words(&[1 << 8]), &[]);
     });
     misbehave("queue_index", |peer| send_raw(peer, 10, 1, &words(&[2]), &[]));
     misbehave("queue_index", |peer| {
@@ -100,6 +100,38 @@ fn files_that_are_not_what_they_should_be() {
     misbehave("message_files", |peer| send_raw(peer, 12, 1, &words(&[0]), &[]));
     misbehave("message_files", |peer| send_raw(peer, 1, 1, &[], &[fd]));
     misbehave("message_files", |peer| send_raw(peer, 5, 1, &[0; 8], &[fd; 40]));
+}
+
+#[test]
+fn memory_for_chains_in_hand_that_cannot_be() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(0x1000).unwrap();
+    let fd = file.as_raw_fd();
+    let body = |size, offset, queues: u16, entries: u16| {
+        words(&[size, offset, u64::from(entries) << 16 | u64::from(queues)])
+    };
+    for asked in [(0, 1), (3, 1), (1, 0), (1, 0x8001)] {
+        misbehave("inflight", |peer| {
+            send_raw(peer, 31, 1, &body(0, 0, asked.0, asked.1), &[]);
+        });
+    }
+    for (size, offset, queues, entries) in [
+        (0x1000, 0, 2, 64),
+        (0x1000, 4, 1, 64),
+        (0x1000, 8, 1, 64),
+        (u64::MAX, 0, 1, 64),
+        (0, 0, 1, 64),
+        (0x1000, u64::MAX - 7, 1, 64),
+    ] {
+        misbehave("inflight", |peer| {
+            send_raw(peer, 32, 1, &body(size, offset, queues, entries), &[fd]);
+        });
+    }
+    misbehave("message_files", |peer| {
+        send_raw(peer, 32, 1, &body(0x1000, 0, 1, 64), &[]);
+    });
+    misbehave("backend_channel", |peer| send_raw(peer, 21, 1, &[], &[fd]));
+    misbehave("message_value", |peer| send_raw(peer, 39, 1, &words(&[256]), &[]));
 }
 
 #[test]

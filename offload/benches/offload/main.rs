@@ -1,4 +1,4 @@
-//! Checksums, copies with checksums, segmentation and coalescing, beside other crates, plain memory passes and DPDK.
+//! Checksums, copies with checksums, segmentation, coalescing and hashing, beside other crates, plain memory passes and DPDK.
 //!
 //!     cargo bench -p offload --bench offload [-- ROUNDS]
 //!
@@ -6,6 +6,7 @@
 //! Tables show medians over the rounds; a ratio is the median of the rounds' ratios, with the smallest and the largest.
 #![allow(unsafe_code)] // Reads memory with code for an instruction set that was found at run time.
 
+mod hashing;
 mod peer;
 mod timing;
 
@@ -34,6 +35,7 @@ fn main() {
     copies(rounds);
     segmentation(rounds);
     coalescing(rounds);
+    hashing::hashing(rounds);
 }
 
 /// Octets of a frame as large as DPDK's peer cuts: equal to `make_frame` in gso.c.
@@ -216,8 +218,8 @@ fn segmentation(rounds: usize) {
     let mut buffers = vec![0; SEGMENTS * BUFFER];
     assert_eq!(cut(&frame, &mut buffers), SEGMENTS);
     let expected = digest(&buffers);
-    let dpdk = Dpdk::start().map(|mut dpdk| {
-        assert_eq!(dpdk.digest(), expected, "both make the same segments");
+    let dpdk = Dpdk::start("gso").map(|mut dpdk| {
+        assert_eq!(dpdk.digest("d"), expected, "both make the same segments");
         RefCell::new(dpdk)
     });
     let mut contenders = vec![Contender::new("offload", || {
@@ -227,9 +229,9 @@ fn segmentation(rounds: usize) {
         );
     })];
     if let Ok(dpdk) = &dpdk {
-        for (name, indirect) in [("DPDK, linearized", false), ("DPDK, indirect: no copy", true)] {
+        for (name, command) in [("DPDK, linearized", "l"), ("DPDK, indirect: no copy", "i")] {
             contenders.push(Contender::timed(name, move |times| {
-                dpdk.borrow_mut().cut(indirect, times)
+                dpdk.borrow_mut().run(command, times)
             }));
         }
     }

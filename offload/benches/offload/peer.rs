@@ -1,4 +1,4 @@
-//! DPDK's librte_gso in a process of its own, compiled when it is needed.
+//! DPDK's libraries in processes of their own, compiled when they are needed.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -15,25 +15,25 @@ pub(crate) struct Dpdk {
 }
 
 impl Dpdk {
-    /// Why it cannot run, if it cannot.
-    pub(crate) fn start() -> Result<Self, String> {
+    /// Compiles and starts `benches/peers/NAME.c`; why it cannot run, if it cannot.
+    pub(crate) fn start(name: &str) -> Result<Self, String> {
         let flags = Command::new("pkg-config")
             .args(["--cflags", "--libs", "libdpdk"])
             .output()
             .ok()
             .filter(|flags| flags.status.success())
             .ok_or("libdpdk is not installed (libdpdk-dev)")?;
-        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("gso");
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let source = format!("{}/benches/peers/{name}.c", env!("CARGO_MANIFEST_DIR"));
+        // Behind pkg-config's, which name a processor of their own.
         let compiled = Command::new("cc")
-            .args(FLAGS.split(' '))
-            .arg("-DALLOW_EXPERIMENTAL_API")
-            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/gso.c"))
-            .arg("-o")
+            .args(["-DALLOW_EXPERIMENTAL_API", &source, "-o"])
             .arg(&program)
             .args(String::from_utf8_lossy(&flags.stdout).split_whitespace())
+            .args(FLAGS.split(' '))
             .status();
         if !compiled.is_ok_and(|status| status.success()) {
-            return Err("benches/peers/gso.c could not be compiled".to_owned());
+            return Err(format!("{source} could not be compiled"));
         }
         let mut child = Command::new(&program)
             .stdin(Stdio::piped())
@@ -55,14 +55,13 @@ impl Dpdk {
         answer.trim().to_owned()
     }
 
-    /// The digest of all its segments, and their number.
-    pub(crate) fn digest(&mut self) -> String {
-        self.ask("d")
+    /// What it computes of its input, to compare.
+    pub(crate) fn digest(&mut self, command: &str) -> String {
+        self.ask(command)
     }
 
-    /// Cuts `times` frames, into linear buffers or (`indirect`) ones that point into the frame.
-    pub(crate) fn cut(&mut self, indirect: bool, times: u64) -> Duration {
-        let command = if indirect { 'i' } else { 'l' };
+    /// How long it takes to do so `times` times.
+    pub(crate) fn run(&mut self, command: &str, times: u64) -> Duration {
         let answer = self.ask(&format!("{command} {times}"));
         Duration::from_nanos(answer.parse().expect("the peer answers with nanoseconds"))
     }

@@ -35,6 +35,8 @@ impl HashTypes {
     pub const TCP_EX: Self = Self(1 << 7);
     /// As [`Self::UDPV6`], with addresses from extension headers.
     pub const UDP_EX: Self = Self(1 << 8);
+    /// All that need no look into extension headers.
+    pub const PLAIN: Self = Self(0x3f);
     /// All of them.
     pub const ALL: Self = Self(0x1ff);
 
@@ -176,15 +178,18 @@ pub struct Indirection {
     unclassified: u16,
 }
 
-/// An indirection table whose length is no power of two.
+/// An indirection table whose length is no power of two, or beyond [`Indirection::MAX_LEN`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an indirection table of {0} entries: a power of two is possible")]
+#[error("an indirection table of {0} entries: powers of two up to {max} are possible", max = Indirection::MAX_LEN)]
 pub struct TableLength(pub usize);
 
 impl Indirection {
+    /// The longest table: what a device has to take at least (virtio 1.2, 5.1.4.1), and the most that Linux has room for.
+    pub const MAX_LEN: usize = 128;
+
     /// Queue pairs by the low bits of the hash, and the one for frames without a hash.
     pub fn new(table: Box<[u16]>, unclassified: u16) -> Result<Self, TableLength> {
-        if !table.len().is_power_of_two() {
+        if !table.len().is_power_of_two() || table.len() > Self::MAX_LEN {
             return Err(TableLength(table.len()));
         }
         Ok(Self { table, unclassified })

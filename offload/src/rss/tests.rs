@@ -5,13 +5,6 @@ use etherparse::PacketBuilder;
 use super::*;
 use crate::parse;
 
-/// Of Microsoft's "Verifying the RSS hash calculation".
-const KEY: [u8; 40] = [
-    0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f, 0xb0, 0xd0,
-    0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30, 0xf2, 0x0c, 0x6a, 0x42,
-    0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
-];
-
 /// Destination, source, hash of the addresses, hash with ports.
 type Vector = ((&'static str, u16), (&'static str, u16), u32, u32);
 
@@ -86,8 +79,9 @@ fn hashes(vector: &Vector, v6: bool) -> [(u32, HashReport); 3] {
     ip().tcp(from, to, 1, 1000).write(&mut tcp, b"payload").unwrap();
     ip().udp(from, to).write(&mut udp, b"payload").unwrap();
     let addresses = HashTypes(HashTypes::IPV4.0 | HashTypes::IPV6.0);
-    [(&tcp, HashTypes::ALL), (&udp, HashTypes::ALL), (&tcp, addresses)]
-        .map(|(frame, types)| Hasher::new(&KEY, types).hash(&parse(frame, frame.len()).unwrap(), frame))
+    [(&tcp, HashTypes::ALL), (&udp, HashTypes::ALL), (&tcp, addresses)].map(|(frame, types)| {
+        Hasher::new(&Toeplitz::DEFAULT_KEY, types).hash(&parse(frame, frame.len()).unwrap(), frame)
+    })
 }
 
 #[test]
@@ -120,7 +114,7 @@ fn fragments_and_frames_without_ip_have_no_ports() {
         .udp(7, 9)
         .write(&mut frame, &[0; 40])
         .unwrap();
-    let hasher = Hasher::new(&KEY, HashTypes::ALL);
+    let hasher = Hasher::new(&Toeplitz::DEFAULT_KEY, HashTypes::ALL);
     let hash = |frame: &[u8]| hasher.hash(&parse(frame, frame.len()).unwrap(), frame);
     let whole = hash(&frame);
     frame[20] = 0x20; // more fragments follow

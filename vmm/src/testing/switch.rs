@@ -25,12 +25,20 @@ pub(crate) const GET_VRING_BASE: u32 = 11;
 pub(crate) const SET_VRING_KICK: u32 = 12;
 pub(crate) const SET_VRING_CALL: u32 = 13;
 pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
+const SET_PROTOCOL_FEATURES: u32 = 16;
 pub(crate) const GET_QUEUE_NUM: u32 = 17;
 pub(crate) const SET_VRING_ENABLE: u32 = 18;
+/// Enlight's own: a control command.
+pub(crate) const CONTROL: u32 = 0x454c_0001;
 
 const NEED_REPLY: u32 = 1 << 3;
 /// MQ and REPLY_ACK.
 const PROTOCOL: u64 = 1 | 1 << 3;
+/// Enlight's own protocol feature: it carries control commands out.
+const NET_CONTROL: u64 = 1 << 62;
+/// The control queue and what needs one, for front ends with that feature: offloads at run time, receive modes, VLANs, MAC
+/// address, hash report, RSS.
+pub(crate) const CONTROLLED: u64 = 1 << 2 | 0xf << 17 | 1 << 23 | 1 << 57 | 1 << 60;
 /// Virtio 1, event index, mergeable buffers, TSO4, checksum, and the bit for protocol features.
 pub(crate) const OFFERED: u64 = 1 << 32 | 1 << 29 | 1 << 15 | 1 << 11 | 1 | 1 << 30;
 
@@ -56,6 +64,8 @@ pub(crate) struct Said {
     pub(crate) memory: Option<File>,
     pub(crate) rings: BTreeMap<u64, Ring>,
     pub(crate) conversations: u32,
+    pub(crate) commands: Vec<Vec<u8>>,
+    protocol: u64,
 }
 
 impl Said {
@@ -77,6 +87,9 @@ struct Shared {
     said: Mutex<Said>,
     changed: Condvar,
     offered: Mutex<u64>,
+    takes_commands: Mutex<bool>,
+    /// What it answers to them.
+    verdict: Mutex<u64>,
 }
 
 impl TestSwitch {
@@ -112,6 +125,16 @@ impl TestSwitch {
 
     pub(crate) fn offer(&self, features: u64) {
         *self.shared.offered.lock() = features;
+    }
+
+    /// Takes control commands from the next conversation on.
+    pub(crate) fn take_commands(&self) {
+        *self.shared.takes_commands.lock() = true;
+    }
+
+    /// Carries commands out from now on, or refuses them.
+    pub(crate) fn carry_out(&self, carry_out: bool) {
+        *self.shared.verdict.lock() = u64::from(!carry_out);
     }
 
     /// Ends the conversation, and accepts the next one.
@@ -183,7 +206,10 @@ fn serve_one(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
 
     let mut said = shared.said.lock();
     said.requests.push(request);
-    let answer = note(&mut said, request, &words, file, *shared.offered.lock());
+    let answer = match request {
+        GET_FEATURES | GET_PROTOCOL_FEATURES | CONTROL => Some(tell(&mut said, request, payload, shared)),
+        _ => note(&mut said, request, &words, file),
+    };
     shared.changed.notify_all();
     drop(said);
     let acknowledgement = (flags & NEED_REPLY != 0).then(|| 0_u64.to_le_bytes().to_vec());
@@ -198,19 +224,34 @@ fn serve_one(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
     Some(())
 }
 
+/// Answers what depends on what this switch can.
+fn tell(said: &mut Said, request: u32, payload: Vec<u8>, shared: &Shared) -> Vec<u8> {
+    let takes_commands = *shared.takes_commands.lock();
+    let controlled = takes_commands && said.protocol & NET_CONTROL != 0;
+    let value = match request {
+        GET_FEATURES => *shared.offered.lock() | if controlled { CONTROLLED } else { 0 },
+        GET_PROTOCOL_FEATURES => PROTOCOL | if takes_commands { NET_CONTROL } else { 0 },
+        _ => {
+            assert!(controlled, "a command without the feature");
+            said.commands.push(payload);
+            *shared.verdict.lock()
+        }
+    };
+    value.to_le_bytes().to_vec()
+}
+
 /// Keeps what a request says; the body of the answer that belongs to it.
-fn note(said: &mut Said, request: u32, words: &[u64], file: Option<File>, offered: u64) -> Option<Vec<u8>> {
+fn note(said: &mut Said, request: u32, words: &[u64], file: Option<File>) -> Option<Vec<u8>> {
     let first = words.first().copied().unwrap_or(0);
     // Ring requests carry the index in the low, a value in the high half; doorbells in the low octet.
     let (index, value) = (first & 0xff, first >> 32);
     let event = |file: Option<File>| file.map(into_event);
     let ring = said.rings.entry(index);
     match request {
-        GET_FEATURES => return Some(offered.to_le_bytes().to_vec()),
-        GET_PROTOCOL_FEATURES => return Some(PROTOCOL.to_le_bytes().to_vec()),
         GET_QUEUE_NUM => return Some(2_u64.to_le_bytes().to_vec()),
         GET_VRING_BASE => return Some(index.to_le_bytes().to_vec()),
         SET_FEATURES => said.features = first,
+        SET_PROTOCOL_FEATURES => said.protocol = first,
         SET_MEM_TABLE => {
             said.region.copy_from_slice(&words[1..5]);
             said.memory = file;

@@ -9,10 +9,12 @@ use std::sync::Arc;
 use introspection::Instant;
 use serde::{Deserialize, Serialize};
 
+use self::receive::ReceivePolicy;
 use crate::counters::DropReason;
 use crate::frame::{Burst, Outgoing};
 
 pub mod endpoint;
+pub mod receive;
 pub mod tap;
 pub mod uplink;
 pub mod vhost_user;
@@ -46,6 +48,11 @@ pub trait Backend: Send + Sync {
 
     /// What the receiving guest can take now.
     fn capabilities(&self) -> Capabilities;
+
+    /// Which frames the guest wants and how they are hashed for it; `None` where it has no say.
+    fn receive_policy(&self) -> Option<Arc<ReceivePolicy>> {
+        None
+    }
 
     /// Copies frames into the guest's receive buffers and makes them visible, in order.
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery;

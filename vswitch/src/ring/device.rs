@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::chain::Chain;
 use super::format::Format;
+use super::inflight::Region;
 use super::{Options, RefusedFrames, RingAddresses, RingFault, RingSetup, scatter, transmit};
 use crate::memory::GuestMemory;
 
@@ -70,7 +71,8 @@ impl<F: Format> DeviceRing<F> {
         self.taken.len()
     }
 
-    /// Octets of the virtio-net header in front of each frame: 12, or 10 for a legacy driver without mergeable buffers.
+    /// Octets of the virtio-net header in front of each frame: 20 with a hash, else 12, or 10 for a legacy driver without
+    /// mergeable buffers.
     pub fn header_len(&self) -> usize {
         self.options.header_len
     }
@@ -90,9 +92,22 @@ impl<F: Format> DeviceRing<F> {
         std::mem::take(&mut self.refused)
     }
 
-    /// Makes used chains visible to the driver.
-    pub fn publish(&mut self) {
-        self.format.publish();
+    /// Has the chains in hand written down in `region`, and goes on where it says that the ring was: what was in hand
+    /// then is taken again. For a ring that was just set up. Fails if the region is too small.
+    pub fn track(&mut self, region: Region) -> Result<(), RingFault> {
+        if region.entries() < self.size() {
+            return Err(RingFault::Untracked {
+                size: self.size(),
+                entries: region.entries(),
+            });
+        }
+        self.format.track(region);
+        Ok(())
+    }
+
+    /// The ring stops in an orderly way, and [`DeviceRing::base`] says where: what was written down does not count any more.
+    pub fn untrack(&mut self) {
+        self.format.untrack();
     }
 
     /// Whether the driver wants to hear of what was published since the last call.

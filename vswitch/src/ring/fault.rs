@@ -65,6 +65,14 @@ pub enum RingFault {
     /// A buffer to be read in a receive chain.
     #[error("a read-only buffer in a receive queue")]
     ReadOnly,
+    /// The memory for chains in hand is for smaller queues.
+    #[error("a queue of {size} entries, and memory to note its chains in hand for {entries}")]
+    Untracked {
+        /// The queue's size.
+        size: u16,
+        /// The size that there is room for.
+        entries: u16,
+    },
     /// A receive chain without room for an octet.
     #[error("a receive buffer without any room")]
     EmptyBuffer,
@@ -88,6 +96,7 @@ impl RingFault {
             Self::Buffer { .. } => "ring_buffer_address",
             Self::WriteOnly => "ring_write_only",
             Self::ReadOnly => "ring_read_only",
+            Self::Untracked { .. } => "ring_untracked",
             Self::EmptyBuffer => "ring_empty_buffer",
         }
     }

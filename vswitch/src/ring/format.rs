@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::chain::{Access, Chain};
+use super::inflight::Region;
 use super::{Options, RingAddresses, RingFault, RingSetup};
 use crate::frame::Segment;
 use crate::memory::GuestMemory;
@@ -65,6 +66,18 @@ pub trait Format: Sized {
 
     /// Makes what was listed visible to the driver.
     fn publish(&mut self);
+
+    /// Has chains in hand written down in a region, and goes on with what it says.
+    fn track(&mut self, region: Region);
+
+    /// Writes down that a chain was taken which starts at a position.
+    fn note_taken(&mut self, at: u16, chain: &Chain);
+
+    /// Publishes like [`Format::publish`]; the chains that were taken first are written down as returned.
+    fn publish_taken(&mut self, chains: &[Chain]);
+
+    /// The ring stops in an orderly way: what was written down does not count any more.
+    fn untrack(&mut self);
 
     /// Whether the driver wants to hear of what was published since the last call.
     fn needs_notification(&mut self) -> bool;

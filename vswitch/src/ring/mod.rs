@@ -25,6 +25,9 @@
 //! full fence, so that either we see its wish or it sees what we published. Asking the driver to ring is the same the other
 //! way round: [`DeviceRing::enable_notifications`] writes the wish, fences, and looks again.
 //!
+//! *Chains in hand* can be written down in memory that outlives this process, see [`inflight`]. Where that was not agreed on,
+//! a test for it is all that it costs.
+//!
 //! # Hostile guests
 //! Whatever is read from the guest is read once and checked before use; every loop is bounded by the queue's size or
 //! [`CHAIN_LIMIT`]. A [`RingFault`] means that the ring's state cannot be trusted: the ring then does nothing until it
@@ -35,6 +38,7 @@ mod device;
 mod fault;
 mod format;
 mod gather;
+pub mod inflight;
 #[doc(hidden)]
 pub mod mock;
 mod packed;
@@ -79,6 +83,7 @@ pub mod feature {
     pub const IN_ORDER: u64 = 1 << 35;
     /// Mergeable receive buffers.
     pub const MRG_RXBUF: u64 = 1 << 15;
+    pub use crate::net_control::feature::HASH_REPORT;
 }
 
 /// Frames that were given back to the driver without being looked at.
@@ -165,6 +170,16 @@ impl Ring {
         either!(self, ring => ring.relocate(memory, addresses))
     }
 
+    /// See [`DeviceRing::track`].
+    pub fn track(&mut self, region: inflight::Region) -> Result<(), RingFault> {
+        either!(self, ring => ring.track(region))
+    }
+
+    /// See [`DeviceRing::untrack`].
+    pub fn untrack(&mut self) {
+        either!(self, ring => ring.untrack());
+    }
+
     /// Entries.
     pub fn size(&self) -> u16 {
         either!(self, ring => ring.size())
@@ -241,6 +256,9 @@ impl Ring {
     }
 }
 
+/// Octets of the longest virtio-net header, with a hash (virtio 1.2, 5.1.6).
+const HEADER_MAX: usize = 20;
+
 /// What was negotiated.
 #[derive(Clone, Copy, Debug)]
 #[allow(clippy::struct_excessive_bools)] // each stands for a feature bit of its own
@@ -263,7 +281,11 @@ impl Options {
             event_idx: has(feature::EVENT_IDX),
             mergeable: has(feature::MRG_RXBUF),
             notify_on_empty: has(feature::NOTIFY_ON_EMPTY) && !has(feature::VERSION_1),
-            header_len: if long_header { 12 } else { 10 },
+            header_len: match (has(feature::HASH_REPORT), long_header) {
+                (true, _) => HEADER_MAX,
+                (false, true) => 12,
+                (false, false) => 10,
+            },
         }
     }
 }

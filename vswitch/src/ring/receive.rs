@@ -1,11 +1,12 @@
 //! Receive: from a sender's segments into the driver's buffers.
 
 use offload::VnetHeader;
+use offload::rss::HashReport;
 
 use super::chain::{Access, CHAIN_LIMIT, Chain};
 use super::device::DeviceRing;
 use super::format::Format;
-use super::{RingFault, scatter};
+use super::{HEADER_MAX, RingFault, scatter};
 use crate::counters::DropReason;
 use crate::frame::Outgoing;
 use crate::port::{Delivery, Refusal};
@@ -22,13 +23,13 @@ impl<F: Format> DeviceRing<F> {
             }
             accepted += 1;
         }
-        self.publish();
+        self.format.publish_taken(&[]);
         Delivery { accepted, refusal }
     }
 
-    /// Copies a frame into the driver's buffers. It is visible after [`DeviceRing::publish`]. When refused, nothing was
+    /// Copies a frame into the driver's buffers. It is visible when the burst is. When refused, nothing was
     /// consumed; a fault shows in [`DeviceRing::fault`] and refuses with [`DropReason::RingFault`].
-    pub fn receive(&mut self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
+    fn receive(&mut self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
         if self.fault().is_some() {
             return Err(Refusal::Drop(DropReason::RingFault));
         }
@@ -105,6 +106,9 @@ impl<F: Format> DeviceRing<F> {
         let raw = vnet.to_bytes();
         let mut writer = scatter::Writer::new(&self.scratch.plan.0);
         writer.write(&raw[..self.options.header_len.min(raw.len())]);
+        if self.options.header_len == HEADER_MAX {
+            writer.write(&hash_fields(frame));
+        }
         let mut left = frame.len as usize;
         let head = frame.head.get(..left).unwrap_or(frame.head);
         writer.write(head);
@@ -123,4 +127,15 @@ impl<F: Format> DeviceRing<F> {
             self.format.add_used(chain.id, chain.total as u32, chain.slots);
         }
     }
+}
+
+/// What a header with a hash ends in: the hash, what it was taken over, two octets of padding (virtio 1.2, 5.1.6).
+fn hash_fields(frame: &Outgoing<'_>) -> [u8; HEADER_MAX - VnetHeader::LEN] {
+    let hash = if frame.hash_report == HashReport::None {
+        0
+    } else {
+        frame.flow_hash
+    };
+    let [h0, h1, h2, h3] = hash.to_le_bytes();
+    [h0, h1, h2, h3, frame.hash_report as u8, 0, 0, 0]
 }

@@ -5,7 +5,7 @@ use offload::VnetHeader;
 use super::chain::{Access, Chain};
 use super::device::DeviceRing;
 use super::format::Format;
-use super::{RingFault, gather};
+use super::{HEADER_MAX, RingFault, gather};
 use crate::frame::{Body, Burst, Frame, HEADER_COPY, MAX_FRAME};
 
 /// The shortest frame: an Ethernet header.
@@ -44,7 +44,7 @@ impl<F: Format> DeviceRing<F> {
     pub fn complete(&mut self) -> usize {
         let mut taken = std::mem::take(&mut self.taken);
         self.use_unread(&taken);
-        self.publish();
+        self.format.publish_taken(&taken);
         let count = taken.len();
         taken.clear();
         self.taken = taken;
@@ -62,7 +62,7 @@ impl<F: Format> DeviceRing<F> {
             self.stop(fault);
         }
         self.use_unread(&chains);
-        self.publish();
+        self.format.publish_taken(&[]);
         let count = chains.len();
         self.scratch.chains = chains;
         count
@@ -106,6 +106,7 @@ impl<F: Format> DeviceRing<F> {
             let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
             let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
             self.format.consume(chain.slots);
+            self.format.note_taken(at, &chain);
             self.taken.push(chain);
             if !self.admit(chain.total) {
                 burst.segments.truncate(first);
@@ -147,15 +148,15 @@ impl<F: Format> DeviceRing<F> {
             return;
         };
         let mut reader = gather::Reader::new(segments);
-        let mut raw = [0; VnetHeader::LEN];
-        let header_len = self.options.header_len.min(VnetHeader::LEN);
-        reader.read(&mut raw[..header_len]);
+        // What a header with a hash ends in means nothing here.
+        let mut raw = [0; HEADER_MAX];
+        reader.read(&mut raw[..self.options.header_len]);
         let mut header = [0; HEADER_COPY];
         let copied = (frame.len as usize).min(HEADER_COPY);
         reader.read(&mut header[..copied]);
         let skipped = reader.finish() as u32;
         burst.frames.push(Frame {
-            vnet: VnetHeader::from_bytes(&raw),
+            vnet: raw.first_chunk().map(VnetHeader::from_bytes).unwrap_or_default(),
             len: frame.len,
             token: frame.id,
             queue,

@@ -171,9 +171,9 @@ impl Nic {
     fn negotiate(&mut self, memory: &Arc<MockGuest>) -> vhost::Result<()> {
         let frontend = &mut self.frontend;
         frontend.get_features()?;
-        frontend.get_protocol_features()?;
-        frontend
-            .set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ)?;
+        let wanted = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
+        let agreed = frontend.get_protocol_features()? & wanted;
+        frontend.set_protocol_features(agreed)?;
         frontend.set_owner()?;
         frontend.set_features(self.spec.features | 1 << 30)?;
         frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);

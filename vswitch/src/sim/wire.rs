@@ -76,10 +76,11 @@ impl Wire {
         for (hash, _) in segments(vnet, &headers, frame) {
             let place = sent.iter().position(|other| other.hash == hash);
             let place = place.unwrap_or_else(|| panic!("changed on the way: {headers:?}"));
-            let late = sent.range(..place).any(|other| other.new || !self.relaxed);
+            let waiting = sent.range(..place).any(|other| other.new || !self.relaxed);
+            let may_overtake = self.relaxed && !sent[place].new;
             assert!(
-                !late || self.relaxed && !sent[place].new,
-                "overtaking others: {headers:?}"
+                !waiting || may_overtake,
+                "segment {place} overtakes others: {headers:?}"
             );
             sent.remove(place);
         }

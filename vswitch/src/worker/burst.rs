@@ -10,12 +10,14 @@ use crate::clock;
 use crate::counters::{DropReason, PortCounters};
 use crate::egress::{self, Scratch};
 use crate::frame::{BURST, MAX_FRAME};
-use crate::lane::LaneId;
+use crate::lane::{Lane, LaneId};
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
 use crate::probe::{Carrier, Passed, Wakes};
 use crate::switch::{Port, PortTable, Shared};
+use crate::vmq::VmQueue;
 
+use super::rsc::Rsc;
 use super::seconds;
 use super::stamps::StampLog;
 
@@ -38,7 +40,10 @@ pub(crate) struct Carriage {
     more: Vec<(PortId, Packet)>,
     scratch: Scratch,
     stamps: StampLog,
+    rsc: Rsc,
     touched: Vec<PortId>,
+    /// Nanoseconds spent on other lanes than the one whose frames are being carried.
+    elsewhere: u64,
 }
 
 impl Carriage {
@@ -58,7 +63,9 @@ impl Carriage {
             more: Vec::new(),
             scratch: Scratch::default(),
             stamps: StampLog::default(),
+            rsc: Rsc::default(),
             touched: Vec::new(),
+            elsewhere: 0,
         }
     }
 
@@ -184,12 +191,38 @@ impl Carriage {
         self.passed.rx.clear();
     }
 
+    /// Carries a burst of what uplinks left in a port's VM queue. Returns how many frames that were.
+    pub(crate) fn carry_sorted(&mut self, port: &Port, lane: LaneId, queue: &VmQueue) -> usize {
+        self.lane = lane;
+        self.group.clear();
+        queue.take(clock::now(), &mut self.arena, &mut self.group);
+        let frames = self.group.len();
+        if frames > 0 {
+            self.more.clear();
+            self.coalesce(port);
+            self.deliver_group(port);
+            self.forward_more();
+            queue.give_back(self.arena.disown());
+            self.finish(None);
+        }
+        frames
+    }
+
+    /// Nanoseconds since the last call that were spent on other lanes than those that were carried.
+    pub(crate) fn take_elsewhere(&mut self) -> u64 {
+        std::mem::take(&mut self.elsewhere)
+    }
+
     /// Looks destinations up and delivers, group by group.
     fn forward(&mut self, ingress: PortId, packets: &[Packet]) {
         self.more.clear();
         for chunk in packets.chunks(BURST) {
             self.forward_chunk(ingress, chunk);
         }
+        self.forward_more();
+    }
+
+    fn forward_more(&mut self) {
         // Frames towards other ports that filters on the way let go: each was held before, so this ends.
         while !self.more.is_empty() {
             let mut more = std::mem::take(&mut self.more);
@@ -206,6 +239,7 @@ impl Carriage {
         self.group_by_destination(ingress, packets);
         let mut used = std::mem::take(&mut self.used);
         let table = Arc::clone(&self.table);
+        let sorts = table.get(ingress).is_some_and(|port| port.is_uplink);
         for id in used.drain(..) {
             self.group.clear();
             if let Some(members) = self.groups.get_mut(usize::from(id.0)) {
@@ -214,15 +248,52 @@ impl Carriage {
                     .extend(chosen.filter_map(|index| packets.get(usize::from(index))));
             }
             if let Some(port) = table.get(id) {
-                self.deliver_group(port);
+                match port.vm_lane().filter(|_| sorts) {
+                    Some(lane) => self.sort_into(port, lane),
+                    None => self.deliver_group(port),
+                }
             }
         }
         self.used = used;
     }
 
+    /// Merges segments of `self.group`, which came by an uplink, if the port takes large sends.
+    fn coalesce(&mut self, port: &Port) {
+        let fewer = self
+            .rsc
+            .merge(port.backend.capabilities(), &mut self.group, &mut self.arena);
+        if fewer > 0 {
+            PortCounters::add(&port.counters.coalesced, fewer as u64);
+        }
+    }
+
+    /// Gives a group that came by an uplink to the port's VM queue, or, if that is this worker's and empty, to the port.
+    fn sort_into(&mut self, port: &Port, lane: &Lane) {
+        let Some(queue) = &lane.vm_queue else { return };
+        let now = clock::now();
+        if lane.owner() == self.worker && queue.is_empty() {
+            let carried = std::mem::replace(&mut self.lane, lane.id);
+            let frames = self.group.len() as u64;
+            self.coalesce(port);
+            self.deliver_group(port);
+            self.lane = carried;
+            let spent = clock::now().since(now);
+            lane.meter.add(frames, spent);
+            self.elsewhere += spent;
+            return;
+        }
+        for _ in 0..queue.push(now, &self.group, &self.arena) {
+            port.counters.drop_rx(DropReason::VmQueueFull);
+        }
+        if let Some(owner) = self.shared.workers.get(lane.owner()) {
+            owner.rouse();
+        }
+    }
+
     /// Past the destination's probe, then into its hands.
     fn deliver_group(&mut self, port: &Port) {
         let mut group = std::mem::take(&mut self.group);
+        egress::filter(port, &mut group);
         if port.probe.is_active() {
             let mut passed = std::mem::take(&mut self.passed);
             let mut carrier = Carrier {

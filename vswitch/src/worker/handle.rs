@@ -26,6 +26,8 @@ pub(crate) struct WorkerHandle {
     pub(crate) generation: AtomicU64,
     pub(crate) epoll: Epoll,
     releases: AtomicBool,
+    /// It sleeps or is about to; what it looks at before it sleeps, it looks at after this was set.
+    drowsy: AtomicBool,
     rounds: AtomicU64,
     busy_rounds: AtomicU64,
     bursts: AtomicU64,
@@ -47,6 +49,7 @@ impl WorkerHandle {
             generation: AtomicU64::new(0),
             epoll: Epoll::new()?,
             releases: AtomicBool::new(false),
+            drowsy: AtomicBool::new(false),
             rounds: AtomicU64::new(0),
             busy_rounds: AtomicU64::new(0),
             bursts: AtomicU64::new(0),
@@ -80,6 +83,19 @@ impl WorkerHandle {
     /// Ends a sleep.
     pub(crate) fn wake(&self) {
         self.epoll.wake();
+    }
+
+    /// Ends a sleep, if the worker sleeps. For news that it looks at before each sleep, told after they were made
+    /// visible with sequential consistency.
+    pub(crate) fn rouse(&self) {
+        if self.drowsy.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Says whether the worker is about to sleep.
+    pub(crate) fn set_drowsy(&self, drowsy: bool) {
+        self.drowsy.store(drowsy, Ordering::SeqCst);
     }
 
     /// Whether [`WorkerHandle::wake`] was called since the last look or sleep.

@@ -16,6 +16,7 @@
 
 mod burst;
 mod handle;
+mod rsc;
 mod stamps;
 #[cfg(test)]
 mod tests;
@@ -75,6 +76,13 @@ pub(crate) fn spawn(shared: Arc<Shared>, handle: Arc<WorkerHandle>) -> std::io::
 struct Served {
     port: Arc<Port>,
     lane: Arc<Lane>,
+}
+
+impl Served {
+    /// Whether it is a VM queue, of which the port's backend knows nothing.
+    fn is_vm_queue(&self) -> bool {
+        self.lane.vm_queue.is_some()
+    }
 }
 
 pub(crate) struct Worker {
@@ -177,10 +185,13 @@ impl Worker {
         };
         let mut taken = begun;
         let mut carried = 0;
+        self.carriage.take_elsewhere();
         for _ in 0..BURSTS_PER_TURN {
-            let frames = self
-                .carriage
-                .carry(&served.port, served.lane.id, start, begun, taken);
+            let Served { port, lane } = served;
+            let frames = match &lane.vm_queue {
+                Some(queue) => self.carriage.carry_sorted(port, lane.id, queue),
+                None => self.carriage.carry(port, lane.id, start, begun, taken),
+            };
             if frames == 0 {
                 break;
             }
@@ -189,7 +200,8 @@ impl Worker {
             taken = clock::now();
         }
         if carried > 0 {
-            served.lane.meter.add(carried, taken.since(begun));
+            let own = taken.since(begun).saturating_sub(self.carriage.take_elsewhere());
+            served.lane.meter.add(carried, own);
         }
         carried > 0
     }
@@ -235,7 +247,7 @@ impl Worker {
     }
 
     fn disarm(&self) {
-        for Served { port, lane } in &self.mine {
+        for Served { port, lane } in self.mine.iter().filter(|served| !served.is_vm_queue()) {
             port.backend.disarm(lane.id.queue);
         }
     }
@@ -252,15 +264,20 @@ impl Worker {
             std::hint::spin_loop();
             return;
         }
+        self.handle.set_drowsy(true);
         let mut pending = self.handle.has_releases();
         for Served { port, lane } in &self.mine {
-            pending |= port
-                .backend
-                .arm(lane.id.queue, port.has_backlog.load(Ordering::Acquire));
+            pending |= match &lane.vm_queue {
+                Some(queue) => !queue.is_empty(),
+                None => port
+                    .backend
+                    .arm(lane.id.queue, port.has_backlog.load(Ordering::Acquire)),
+            };
         }
         if !pending && self.generation == self.shared.generation.load(Ordering::Acquire) {
             self.sleep(now);
         }
+        self.handle.set_drowsy(false);
         self.disarm();
     }
 
@@ -268,6 +285,7 @@ impl Worker {
         let deadline = self
             .mine
             .iter()
+            .filter(|served| !served.is_vm_queue())
             .filter_map(|Served { port, lane }| {
                 let held = if lane.id.is_home() && port.probe.is_active() {
                     port.probe.deadline()

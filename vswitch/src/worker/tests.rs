@@ -1,6 +1,7 @@
 //! Bursts through the switch, without threads: backends are queues, and each round is asked for.
 
 mod lanes;
+mod vm_queues;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use proptest::prelude::*;
 
 use super::burst::Carriage;
 use crate::clock;
-use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, VlanMode, WorkerConfig};
+use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, Uplink, VlanMode, WorkerConfig};
 use crate::counters::DropReason;
 use crate::egress;
 use crate::frame::{BURST, Burst, Outgoing};
@@ -137,6 +138,19 @@ impl Bench {
     }
 
     fn add(&mut self, vlan: &VlanMode, can: Capabilities, spare: u16) {
+        self.add_kind(vlan, can, spare, PortKind::Endpoint(String::new()));
+    }
+
+    fn add_uplink(&mut self) {
+        self.add_kind(
+            &VlanMode::Access(0),
+            ALL,
+            0,
+            PortKind::Uplink(Uplink::new("eth9")),
+        );
+    }
+
+    fn add_kind(&mut self, vlan: &VlanMode, can: Capabilities, spare: u16, kind: PortKind) {
         let slot = self.guests.len();
         let guest = Arc::new(Queues {
             can,
@@ -146,7 +160,7 @@ impl Bench {
         });
         let config = PortConfig {
             vlan: vlan.clone(),
-            ..PortConfig::new(format!("p{slot}"), PortKind::Endpoint(String::new()))
+            ..PortConfig::new(format!("p{slot}"), kind)
         };
         let backend: Arc<dyn Backend> = Arc::clone(&guest) as _;
         let port = Arc::new(Port::new(slot, &config, backend, self.workers.len()));

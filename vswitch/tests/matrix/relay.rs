@@ -257,8 +257,9 @@ fn negotiate(socket: &Path, memory: &MockGuest, features: u64, rings: [&Ring; 2]
     let mut frontend = Frontend::connect(socket, 2).expect("the port's socket takes a connection");
     let offered = frontend.get_features()?;
     assert_eq!(features & !offered, 0, "all features are offered");
-    frontend.get_protocol_features()?;
-    frontend.set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ)?;
+    let wanted = VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ;
+    let agreed = frontend.get_protocol_features()? & wanted;
+    frontend.set_protocol_features(agreed)?;
     frontend.set_owner()?;
     frontend.set_features(features | PROTOCOL_FEATURES)?;
     // From here on every request is answered, so that what follows it comes after it.

@@ -1,6 +1,7 @@
 //! A guest and its VMM: the mock driver behind the `vhost` crate's front end, and raw messages for those who misbehave.
 #![allow(dead_code)] // each test file uses a part of it
 
+use std::io::Read;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,11 @@ use vswitch::ring::mock::{MockGuest, MockQueue, Shape};
 use vswitch::ring::{RingSetup, feature};
 
 pub(crate) const PROTOCOL_FEATURES: u64 = 1 << 30;
+/// The switch's own protocol feature, and the request that it allows: a guest's control command.
+pub(crate) const NET_CONTROL: u64 = 1 << 62;
+pub(crate) const CONTROL: u32 = 0x454c_0001;
+const GET_PROTOCOL_FEATURES: u32 = 15;
+const GET_QUEUE_NUM: u32 = 17;
 pub(crate) const MODERN: u64 =
     feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC | feature::EVENT_IDX;
 const QUEUE: u16 = 64;
@@ -105,10 +111,13 @@ impl Port {
 /// A guest whose VMM is attached to a port.
 pub(crate) struct Guest {
     pub(crate) frontend: Frontend,
+    /// The front end's, for messages that it does not know.
+    pub(crate) socket: UnixStream,
     pub(crate) memory: Arc<MockGuest>,
     pub(crate) rx: Vec<Ring>,
     pub(crate) tx: Vec<Ring>,
     pub(crate) features: u64,
+    passes_on: bool,
 }
 
 /// One ring with its doorbells.
@@ -127,9 +136,21 @@ impl Guest {
         guest
     }
 
+    /// Attaches as a peer that passes its guest's control commands on.
+    pub(crate) fn attach_controlled(path: &Path, queue_pairs: usize, features: u64) -> Self {
+        let mut guest = Self::make(path, queue_pairs, features, true);
+        guest.share_memory();
+        guest.start();
+        guest
+    }
+
     /// Connects and agrees on features.
     pub(crate) fn connect(path: &Path, queue_pairs: usize, features: u64) -> Self {
-        let frontend = Frontend::connect(path, 2 * queue_pairs as u64).unwrap();
+        Self::make(path, queue_pairs, features, false)
+    }
+
+    fn make(path: &Path, queue_pairs: usize, features: u64, passes_on: bool) -> Self {
+        let (frontend, socket) = front_end(path, queue_pairs);
         let memory = MockGuest::new(queue_pairs as u64 * 0x100_0000);
         let ring = |_| Ring {
             driver: MockQueue::new(&memory, QUEUE, BUFFER, features, 0),
@@ -142,31 +163,70 @@ impl Guest {
         );
         let mut guest = Self {
             frontend,
+            socket,
             memory,
             rx,
             tx,
             features,
+            passes_on,
         };
         guest.negotiate();
         guest
     }
 
+    /// Connects again, with the same memory and rings, which do not run yet.
+    pub(crate) fn reconnect(&mut self, path: &Path) {
+        (self.frontend, self.socket) = front_end(path, self.rx.len());
+        self.negotiate();
+        self.share_memory();
+    }
+
     fn negotiate(&mut self) {
-        let offered = self.frontend.get_features().unwrap();
-        assert_eq!(self.features & !offered, 0, "all features are offered");
+        let mut offered = self.frontend.get_features().unwrap();
         let protocol = self.frontend.get_protocol_features().unwrap();
-        assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ));
-        let wanted = VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        let several = self.rx.len() > 1;
+        assert!(protocol.contains(VhostUserProtocolFeatures::REPLY_ACK));
+        assert!(!several || protocol.contains(VhostUserProtocolFeatures::MQ));
+        let mut wanted = VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
+            | VhostUserProtocolFeatures::INFLIGHT_SHMFD
+            | VhostUserProtocolFeatures::BACKEND_REQ;
+        wanted.set(VhostUserProtocolFeatures::MQ, several);
+        if self.passes_on {
+            assert_ne!(self.ask(GET_PROTOCOL_FEATURES, &[]) & NET_CONTROL, 0);
+            wanted |= VhostUserProtocolFeatures::from_bits_retain(NET_CONTROL);
+        }
         self.frontend.set_protocol_features(wanted).unwrap();
+        if self.passes_on {
+            offered = self.frontend.get_features().unwrap();
+        }
+        assert_eq!(self.features & !offered, 0, "all features are offered");
         self.frontend.set_owner().unwrap();
         self.frontend
             .set_features(self.features | PROTOCOL_FEATURES)
             .unwrap();
         // From here on every request is answered, so that what follows it comes after it.
         self.frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        self.frontend.get_queue_num().unwrap();
+        if several && self.passes_on {
+            assert_eq!(self.ask(GET_QUEUE_NUM, &[]), self.rx.len() as u64, "pairs");
+        } else if several {
+            let rings = self.frontend.get_queue_num().unwrap();
+            assert_eq!(rings, 2 * self.rx.len() as u64, "as Rust's front ends count");
+        }
+    }
+
+    /// Sends a control command; whether it was carried out.
+    pub(crate) fn control(&mut self, command: &[u8]) -> bool {
+        self.ask(CONTROL, command) == 0
+    }
+
+    /// Sends a request that is answered with a number.
+    fn ask(&mut self, request: u32, body: &[u8]) -> u64 {
+        send_raw(&self.socket, request, 1, body, &[]);
+        let mut answer = [0; 20];
+        self.socket.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..12], *words32(&[request, 5, 8]));
+        u64::from_ne_bytes(answer[12..].try_into().unwrap())
     }
 
     pub(crate) fn region(&self) -> VhostUserMemoryRegionInfo {
@@ -205,8 +265,8 @@ impl Guest {
 
     /// Sends a frame; rings if the port wants to hear of it. Returns whether it did.
     pub(crate) fn transmit(&mut self, pair: usize, frame: &[u8]) -> bool {
+        let mut octets = vec![0; self.header_len()];
         let ring = &mut self.tx[pair];
-        let mut octets = vec![0; 12];
         octets.extend(frame);
         while ring.driver.used().is_some() {}
         assert!(ring.driver.send(&octets, Shape::Chain(2)));
@@ -215,6 +275,14 @@ impl Guest {
             ring.kick.write(1).unwrap();
         }
         kick
+    }
+
+    fn header_len(&self) -> usize {
+        if self.features & feature::HASH_REPORT == 0 {
+            12
+        } else {
+            20
+        }
     }
 
     /// Posts receive buffers.
@@ -226,11 +294,22 @@ impl Guest {
 
     /// The next frame received, without its header.
     pub(crate) fn received(&mut self, pair: usize) -> Option<Vec<u8>> {
-        self.rx[pair]
-            .driver
-            .receive(12)
-            .map(|octets| octets[12..].to_vec())
+        self.received_with_header(pair).map(|(_, frame)| frame)
     }
+
+    /// The next frame received, behind its header.
+    pub(crate) fn received_with_header(&mut self, pair: usize) -> Option<(Vec<u8>, Vec<u8>)> {
+        let header_len = self.header_len();
+        let mut octets = self.rx[pair].driver.receive(header_len)?;
+        let frame = octets.split_off(header_len);
+        Some((octets, frame))
+    }
+}
+
+fn front_end(path: &Path, queue_pairs: usize) -> (Frontend, UnixStream) {
+    let socket = UnixStream::connect(path).unwrap();
+    let copy = socket.try_clone().unwrap();
+    (Frontend::from_stream(socket, 2 * queue_pairs as u64), copy)
 }
 
 /// The only region of a guest's memory, for the front end.
@@ -257,6 +336,14 @@ pub(crate) fn config(setup: &RingSetup) -> VringConfigData {
     }
 }
 
+/// The answer to a request whose reply has a body of one word.
+pub(crate) fn ask(peer: &mut UnixStream, code: u32) -> u64 {
+    send_raw(peer, code, 1, &[], &[]);
+    let mut reply = [0; 20];
+    peer.read_exact(&mut reply).unwrap();
+    u64::from_ne_bytes(*reply.last_chunk().unwrap())
+}
+
 /// A frame's octets.
 pub(crate) fn octets(len: usize, seed: u8) -> Vec<u8> {
     (0..len)
@@ -281,6 +368,11 @@ pub(crate) fn send_raw(peer: &UnixStream, code: u32, flags: u32, body: &[u8], fi
     }
     message.extend(body);
     peer.send_with_fds(&[message.as_slice()], files).unwrap();
+}
+
+/// A header of 32-bit words.
+fn words32(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
 
 /// A body of 64-bit words.

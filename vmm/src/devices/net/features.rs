@@ -2,12 +2,13 @@
 
 use virtio_bindings::virtio_config::VIRTIO_F_IN_ORDER;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ,
-    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
-    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6,
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6,
+    VIRTIO_NET_F_GUEST_UFO, VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HASH_REPORT,
     VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO,
     VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_RSS, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -25,6 +26,19 @@ pub(super) const CTRL_MAC: u64 = 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
 pub(super) const GUEST_ANNOUNCE: u64 = 1 << VIRTIO_NET_F_GUEST_ANNOUNCE;
 /// Notifications are suppressed by index.
 pub(super) const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
+/// The driver sets more receive modes by control commands.
+pub(super) const CTRL_RX_EXTRA: u64 = 1 << VIRTIO_NET_F_CTRL_RX_EXTRA;
+/// The driver says which VLANs it receives.
+pub(super) const CTRL_VLAN: u64 = 1 << VIRTIO_NET_F_CTRL_VLAN;
+/// The driver says at run time what it receives without help.
+pub(super) const CTRL_GUEST_OFFLOADS: u64 = 1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
+/// The driver is told the hash of what it receives.
+pub(super) const HASH_REPORT: u64 = 1 << VIRTIO_NET_F_HASH_REPORT;
+/// The driver says by hash on which queue it receives.
+pub(super) const RSS: u64 = 1 << VIRTIO_NET_F_RSS;
+/// A vhost-user protocol feature that Enlight's switch has: it carries control commands out ([`super::message::CONTROL`]), and
+/// counts queues in pairs.
+pub(super) const NET_CONTROL: u64 = 1 << 62;
 /// `VHOST_USER_F_PROTOCOL_FEATURES`: not a virtio feature, but negotiated in the same word.
 pub(super) const PROTOCOL_FEATURES: u64 = 1 << 30;
 
@@ -38,8 +52,7 @@ const OWN: u64 = 1 << VIRTIO_NET_F_MAC
     | GUEST_ANNOUNCE;
 
 /// What the back end does, offered when it does: rings, checksums and segmentation. Left out are packed rings, whose
-/// position cannot be recovered after a back end vanished, notification data, which an ioeventfd drops, and
-/// everything that would need messages to the back end which it may not know.
+/// position cannot be recovered after a back end vanished, and notification data, which an ioeventfd drops.
 const BACK_END: u64 = F_VERSION_1
     | EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -59,15 +72,23 @@ const BACK_END: u64 = F_VERSION_1
     | 1 << VIRTIO_NET_F_GUEST_USO6
     | 1 << VIRTIO_NET_F_HOST_USO;
 
-/// The features offered to a driver in front of a back end that has `back_end`.
-pub(super) fn offer(back_end: u64, max_pairs: u16) -> u64 {
-    let several = if max_pairs > 1 { MQ } else { 0 };
-    OWN | several | back_end & BACK_END
+/// What takes control commands that only the back end can carry out.
+const CONTROLLED: u64 = CTRL_RX_EXTRA | CTRL_VLAN | CTRL_GUEST_OFFLOADS | HASH_REPORT;
+
+/// The features offered to a driver in front of a back end that has `back_end`, and takes control commands or not.
+pub(super) fn offer(back_end: u64, max_pairs: u16, takes_commands: bool) -> u64 {
+    let controlled = if takes_commands { CONTROLLED } else { 0 };
+    let several = match (max_pairs, takes_commands) {
+        (0..=1, _) => 0,
+        (_, false) => MQ,
+        (_, true) => MQ | back_end & RSS,
+    };
+    OWN | several | back_end & (BACK_END | controlled)
 }
 
 /// The features to tell the back end of: what the driver accepted and the back end has a part in.
 pub(super) fn for_back_end(accepted: u64, back_end: u64) -> u64 {
-    accepted & back_end & (BACK_END | OWN | MQ) | back_end & PROTOCOL_FEATURES
+    accepted & back_end & (BACK_END | OWN | MQ | CONTROLLED | RSS) | back_end & PROTOCOL_FEATURES
 }
 
 #[cfg(test)]
@@ -78,11 +99,20 @@ mod tests {
     fn offers_what_the_back_end_can_and_the_device_knows() {
         let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_USO;
         let packed = 1 << 34;
-        let offered = offer(F_VERSION_1 | segmentation | packed | PROTOCOL_FEATURES, 1);
+        let offered = offer(F_VERSION_1 | segmentation | packed | PROTOCOL_FEATURES, 1, false);
         assert_eq!(offered & segmentation, segmentation);
         assert_eq!(offered & (packed | PROTOCOL_FEATURES | MQ), 0);
         assert_eq!(offered & OWN, OWN);
-        assert_eq!(offer(0, 2) & (MQ | F_VERSION_1), MQ);
+        assert_eq!(offer(0, 2, false) & (MQ | F_VERSION_1), MQ);
+    }
+
+    #[test]
+    fn what_takes_commands_is_offered_where_they_are_taken() {
+        let back_end = CONTROLLED | RSS;
+        assert_eq!(offer(back_end, 2, false) & back_end, 0);
+        assert_eq!(offer(back_end, 1, true) & back_end, CONTROLLED);
+        assert_eq!(offer(back_end, 2, true) & back_end, back_end);
+        assert_eq!(offer(HASH_REPORT, 2, true) & back_end, HASH_REPORT);
     }
 
     #[test]

@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::control::{ControlQueue, decode};
+use super::control::{COMMAND_MAX, ControlQueue, decode};
+use super::remembered::Remembered;
 use crate::devices::virtio::ActiveQueue;
 use crate::memory::GuestRam;
 use crate::testing::driver::{SIZE, ring_address};
 
-/// Commands that one notification carries out at most, and their longest octets.
+/// Commands that one notification carries out at most.
 const BATCH: u64 = 256;
-const COMMAND: usize = 16;
+/// Kinds of commands beside VLANs.
+const KINDS: usize = 16;
 
 /// Serves a control ring in memory that was filled before, for a driver with the features that `choice` stands for.
 pub(crate) fn control(ram: &GuestRam, choice: u8) {
@@ -31,14 +33,20 @@ pub(crate) fn control(ram: &GuestRam, choice: u8) {
     } else {
         u64::from(choice) << 16
     };
+    let mut remembered = Remembered::default();
     let mut queue = ControlQueue::new(&active, choice & 1 == 1).expect("a ring");
     for _ in 0..=choice % 3 {
         let mut carried_out = 0;
         queue.serve(ram, |command| {
             carried_out += 1;
-            assert!(command.len() <= COMMAND);
-            decode(command, features).is_some()
+            assert!(command.len() <= COMMAND_MAX);
+            let carry_out = decode(command, features).is_some();
+            if carry_out {
+                remembered.note(command);
+            }
+            carry_out
         });
         assert!(carried_out + queue.take_broken() <= BATCH + 1);
     }
+    assert!(remembered.commands().len() <= KINDS + 4096);
 }

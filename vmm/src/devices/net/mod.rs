@@ -8,6 +8,8 @@ mod control;
 mod features;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod message;
+mod remembered;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use offload::MacAddr;
+use offload::rss::{HashTypes, Indirection, Toeplitz};
 use parking_lot::Mutex;
 use serde::Serialize;
 
@@ -26,6 +29,7 @@ use super::virtio::{ActiveQueue, VirtioDevice};
 use crate::config::NicConfig;
 use crate::memory::GuestRam;
 use control::{ControlEffect, ControlQueue};
+use remembered::Remembered;
 use session::Session;
 pub use session::SessionError;
 
@@ -36,6 +40,9 @@ const CONTROL_SIZE: u16 = 64;
 
 /// Conversations whose failure is told; those that follow are only counted.
 const FAILURES_TOLD: u64 = 4;
+
+/// A driver that accepted one of these may use all queue pairs (Virtio 1.2, 5.1.2).
+const SEVERAL: u64 = features::MQ | features::RSS;
 
 /// `virtio_net_config.status` bits.
 const LINK_UP: u16 = 1;
@@ -67,6 +74,8 @@ struct Active {
     pairs: u16,
     control_index: u16,
     control: Option<ControlQueue>,
+    /// Commands in force that a back end carried out, or will.
+    commands: Remembered,
 }
 
 /// What happened to an interface so far.
@@ -152,7 +161,7 @@ impl Net {
 
     /// Number of the control queue: behind all pairs, or behind the only one of a driver without multiqueue.
     fn control_index(&self, features: u64) -> u16 {
-        if features & features::MQ != 0 {
+        if features & SEVERAL != 0 {
             2 * self.max_pairs
         } else {
             2
@@ -192,18 +201,13 @@ impl Net {
     }
 
     fn carry_out(&mut self, features: u64, command: &[u8]) -> bool {
-        let done = match control::decode(command, features) {
-            Some(ControlEffect::Acknowledge) => true,
-            Some(ControlEffect::SetMac(mac)) => {
-                self.mac = mac;
-                true
-            }
+        let effect = control::decode(command, features);
+        let done = match effect {
             Some(ControlEffect::Announced) => {
                 self.announce = false;
                 true
             }
-            Some(ControlEffect::SetPairs(pairs)) => self.set_pairs(pairs),
-            None => false,
+            _ => self.pass_on(command, effect) && self.take_effect(effect),
         };
         if done {
             self.counts.commands += 1;
@@ -211,6 +215,49 @@ impl Net {
             self.counts.refused_commands += 1;
         }
         done
+    }
+
+    /// Has the back end carry a command out, if it does that: also one that is none, for it is the back end that judges. Without
+    /// a back end, what need not be judged is kept for it.
+    fn pass_on(&mut self, command: &[u8], effect: Option<ControlEffect>) -> bool {
+        if command.is_empty() {
+            return false;
+        }
+        let may_wait = match effect {
+            Some(ControlEffect::Deliver | ControlEffect::Steer(_)) | None => false,
+            Some(ControlEffect::SetPairs(pairs)) => (1..=self.max_pairs).contains(&pairs),
+            Some(_) => true,
+        };
+        let session = self.session.as_mut().filter(|_| !self.paused);
+        let carried_out = match session {
+            Some(session) if session.takes_commands() => match session.command([command]) {
+                Ok(refused) => refused == 0,
+                Err(error) => {
+                    self.lose_session(&error);
+                    may_wait
+                }
+            },
+            _ => may_wait,
+        };
+        // The address goes to each back end anyway.
+        if carried_out
+            && !matches!(effect, Some(ControlEffect::SetMac(_)) | None)
+            && let Some(active) = &mut self.active
+        {
+            active.commands.note(command);
+        }
+        carried_out
+    }
+
+    /// What a command changes in this process.
+    fn take_effect(&mut self, effect: Option<ControlEffect>) -> bool {
+        match effect {
+            Some(ControlEffect::SetMac(mac)) => self.mac = mac,
+            Some(ControlEffect::SetPairs(pairs)) => return self.set_pairs(pairs),
+            Some(ControlEffect::Steer(pairs)) => return self.set_pairs(pairs.min(self.max_pairs)),
+            _ => {}
+        }
+        true
     }
 
     fn set_pairs(&mut self, pairs: u16) -> bool {
@@ -232,7 +279,7 @@ impl Net {
 
     fn open_session(&mut self) -> Result<(), SessionError> {
         let session = Session::connect(&self.socket, self.max_pairs)?;
-        let offered = features::offer(session.features(), self.max_pairs);
+        let offered = features::offer(session.features(), self.max_pairs, session.takes_commands());
         let missing = self.accepted().unwrap_or(0) & !offered;
         if missing != 0 {
             return Err(SessionError::FeaturesLost {
@@ -250,6 +297,12 @@ impl Net {
         match (&mut self.session, &self.active) {
             (Some(session), Some(active)) if !self.paused => {
                 session.start(&self.ram, active.features, &active.rings)?;
+                if session.takes_commands() {
+                    let address = [control::MAC_ADDRESS.as_slice(), &self.mac.0].concat();
+                    let commands = active.commands.commands().iter().map(AsRef::as_ref);
+                    self.counts.refused_commands +=
+                        session.command([address.as_slice()].into_iter().chain(commands))?;
+                }
                 session.enable_rings(&active.rings, active.pairs)
             }
             _ => Ok(()),
@@ -362,20 +415,26 @@ impl VirtioDevice for Net {
         &self.queue_sizes
     }
 
-    /// `virtio_net_config`: MAC, status, queue pairs, MTU (Virtio 1.2, 5.1.4).
+    /// `virtio_net_config`: MAC, status, queue pairs, MTU, nothing for speed and duplex, the longest key and indirection table,
+    /// hash types (Virtio 1.2, 5.1.4).
     fn read_config(&self, offset: usize, data: &mut [u8]) {
-        let mut octets = [0; 12];
+        let mut octets = [0; 24];
         octets[..6].copy_from_slice(&self.mac.0);
         octets[6..8].copy_from_slice(&self.status().to_le_bytes());
         octets[8..10].copy_from_slice(&self.max_pairs.to_le_bytes());
-        octets[10..].copy_from_slice(&self.mtu.to_le_bytes());
+        octets[10..12].copy_from_slice(&self.mtu.to_le_bytes());
+        if self.offered & (features::RSS | features::HASH_REPORT) != 0 {
+            octets[17] = Toeplitz::KEY_LEN as u8;
+            octets[18..20].copy_from_slice(&(Indirection::MAX_LEN as u16).to_le_bytes());
+            octets[20..].copy_from_slice(&HashTypes::ALL.0.to_le_bytes());
+        }
         let mut rest = octets.get(offset..).unwrap_or_default().iter();
         data.fill_with(|| rest.next().copied().unwrap_or(0));
     }
 
     fn activate(&mut self, features: u64, queues: &[ActiveQueue]) -> Result<(), String> {
         let control_index = self.control_index(features);
-        let pairs = if features & features::MQ != 0 {
+        let pairs = if features & SEVERAL != 0 {
             self.max_pairs
         } else {
             1
@@ -399,6 +458,7 @@ impl VirtioDevice for Net {
             pairs: 1,
             control_index,
             control,
+            commands: Remembered::default(),
         });
         if let Err(error) = self.start_rings() {
             self.lose_session(&error);

@@ -12,11 +12,12 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use vhost::vhost_user::message::VhostUserHeaderFlag;
-use vhost::vhost_user::{Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
+use vhost::vhost_user::{self, Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Le16};
 
-use super::features::{PROTOCOL_FEATURES, for_back_end};
+use super::features::{NET_CONTROL, PROTOCOL_FEATURES, for_back_end};
+use super::message::{self, CONTROL, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM};
 use crate::devices::virtio::{ActiveQueue, F_VERSION_1};
 use crate::memory::GuestRam;
 use crate::sandbox::{self, Thread};
@@ -85,6 +86,7 @@ pub(super) struct Session {
     front_end: Frontend,
     features: u64,
     acknowledges: bool,
+    takes_commands: bool,
 }
 
 impl Session {
@@ -100,16 +102,6 @@ impl Session {
         };
         let stream = UnixStream::connect(socket).map_err(connect)?;
         let _deadline = Deadline::set(&stream).map_err(host)?;
-        if pairs > 1 {
-            let offered = queue_pairs(socket, stream.try_clone().map_err(host)?)?;
-            if offered < pairs.into() {
-                return Err(SessionError::TooFewQueues {
-                    socket: socket.to_owned(),
-                    offered,
-                    wanted: pairs,
-                });
-            }
-        }
         let front_end = Frontend::from_stream(stream.try_clone().map_err(host)?, 2 * u64::from(pairs));
         let mut session = Self {
             socket: socket.to_owned(),
@@ -117,6 +109,7 @@ impl Session {
             front_end,
             features: 0,
             acknowledges: false,
+            takes_commands: false,
         };
         session.negotiate(pairs)?;
         Ok(session)
@@ -125,6 +118,11 @@ impl Session {
     /// The feature bits that the back end offers.
     pub(super) fn features(&self) -> u64 {
         self.features
+    }
+
+    /// Whether the back end carries control commands out.
+    pub(super) fn takes_commands(&self) -> bool {
+        self.takes_commands
     }
 
     /// The socket, for those who watch it.
@@ -153,6 +151,19 @@ impl Session {
             front_end.set_mem_table(&regions).map(drop)
         })?;
         rings.iter().try_for_each(|ring| self.start_ring(ram, ring))
+    }
+
+    /// Has the back end carry control commands out, one after the other; how many it refused.
+    pub(super) fn command<'a>(
+        &mut self,
+        commands: impl IntoIterator<Item = &'a [u8]>,
+    ) -> Result<u64, SessionError> {
+        let _deadline = self.deadline()?;
+        let mut refused = 0;
+        for command in commands {
+            refused += u64::from(self.ask("carry out a command", CONTROL, command)? != 0);
+        }
+        Ok(refused)
     }
 
     /// Lets the back end use the rings of the first `pairs` pairs and no others.
@@ -190,23 +201,44 @@ impl Session {
         if self.features & F_VERSION_1 == 0 {
             return Err(SessionError::TooOld(self.socket.clone()));
         }
+        let mut offered = 1;
         if self.features & PROTOCOL_FEATURES != 0 {
-            // The front end only takes protocol messages after it has set the feature that allows them.
-            let offered = self.exchange(
-                "tell its protocol features",
-                VhostUserFrontend::get_protocol_features,
-            )?;
-            let mut wanted = VhostUserProtocolFeatures::REPLY_ACK;
-            wanted.set(VhostUserProtocolFeatures::MQ, pairs > 1);
-            let accepted = offered & wanted;
-            self.exchange("accept the protocol features", |front_end| {
-                front_end.set_protocol_features(accepted)
-            })?;
-            self.acknowledges = accepted.contains(VhostUserProtocolFeatures::REPLY_ACK);
+            offered = self.negotiate_protocol(pairs)?;
+        }
+        if offered < pairs.into() {
+            return Err(SessionError::TooFewQueues {
+                socket: self.socket.clone(),
+                offered,
+                wanted: pairs,
+            });
         }
         self.exchange("take an owner", |front_end| front_end.set_owner())?;
         self.ask_for_acknowledgement(true);
         Ok(())
+    }
+
+    /// Agrees on the protocol's features, as far as the back end has them; how many queue pairs it serves.
+    fn negotiate_protocol(&mut self, pairs: u16) -> Result<u64, SessionError> {
+        let mut wanted = NET_CONTROL | VhostUserProtocolFeatures::REPLY_ACK.bits();
+        if pairs > 1 {
+            wanted |= VhostUserProtocolFeatures::MQ.bits();
+        }
+        // The front end would leave features out that it does not know, and would take the number of pairs for one of rings.
+        let accepted = wanted & self.ask("tell its protocol features", GET_PROTOCOL_FEATURES, &[])?;
+        let features = VhostUserProtocolFeatures::from_bits_retain(accepted);
+        self.exchange("accept the protocol features", |front_end| {
+            front_end.set_protocol_features(features)
+        })?;
+        self.acknowledges = features.contains(VhostUserProtocolFeatures::REPLY_ACK);
+        self.takes_commands = accepted & NET_CONTROL != 0;
+        if self.takes_commands {
+            self.features = self.exchange("tell its features", |front_end| front_end.get_features())?;
+        }
+        if features.contains(VhostUserProtocolFeatures::MQ) {
+            self.ask("tell its number of queues", GET_QUEUE_NUM, &[])
+        } else {
+            Ok(1)
+        }
     }
 
     fn start_ring(&mut self, ram: &GuestRam, ring: &ActiveQueue) -> Result<(), SessionError> {
@@ -250,6 +282,12 @@ impl Session {
         self.front_end.set_hdr_flags(flags);
     }
 
+    /// Sends a request that is answered with one number.
+    fn ask(&self, what: &'static str, request: u32, body: &[u8]) -> Result<u64, SessionError> {
+        message::ask(&self.stream, request, body)
+            .map_err(|error| self.failed(what, vhost_user::Error::SocketBroken(error).into()))
+    }
+
     fn exchange<T>(
         &mut self,
         what: &'static str,
@@ -272,27 +310,6 @@ impl Session {
             source,
         })
     }
-}
-
-/// Asks how many queue pairs the back end serves. The answer limits the queue numbers that the asking front end
-/// takes from then on, as if it counted queues instead of pairs, so a front end of its own asks.
-fn queue_pairs(socket: &Path, stream: UnixStream) -> Result<u64, SessionError> {
-    let mut front_end = Frontend::from_stream(stream, 2);
-    let mut ask = || {
-        front_end.get_features()?;
-        let offered = front_end.get_protocol_features()?;
-        if !offered.contains(VhostUserProtocolFeatures::MQ) {
-            return Ok(1);
-        }
-        front_end.set_protocol_features(offered & VhostUserProtocolFeatures::MQ)?;
-        front_end.get_queue_num()
-    };
-    let what = "tell its number of queues";
-    ask().map_err(|source| SessionError::Exchange {
-        socket: socket.to_owned(),
-        what,
-        source,
-    })
 }
 
 /// Where this process has mapped a guest-physical address.

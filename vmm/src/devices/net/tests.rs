@@ -1,3 +1,5 @@
+mod commands;
+
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};

@@ -10,11 +10,15 @@ use vhost::vhost_user::message::FrontendReq;
 
 use crate::memory::{MAX_REGIONS, RegionSpec};
 use crate::ring::RingAddresses;
+use crate::ring::inflight::Description;
 
 /// Octets of a message's header: request, flags and size, each 32 bits in the machine's order.
 pub(super) const HEADER: usize = 12;
 /// The largest body: far more than the largest request needs.
 pub(super) const MAX_BODY: usize = 4096;
+/// A request of our own, far above the protocol's numbers: a command of the guest's control queue, as it stands there
+/// but for the place for its answer. It is answered with 0 if the command was carried out, else with 1.
+pub(super) const NET_CONTROL: u32 = 0x454c_0001;
 /// The most descriptors that come with one message.
 pub(super) const MAX_FILES: usize = MAX_REGIONS;
 
@@ -55,6 +59,12 @@ pub(super) enum Request {
     GetMaxMemSlots,
     AddMemReg(RegionSpec, File),
     RemMemReg(RegionSpec),
+    GetInflightFd(Description),
+    SetInflightFd(Description, File),
+    SetBackendReqFd(File),
+    SetStatus(u8),
+    GetStatus,
+    NetControl(Vec<u8>),
 }
 
 /// Why a message was refused.
@@ -106,14 +116,10 @@ impl Header {
     }
 }
 
-/// A reply's octets: a header and up to 8 octets of body.
-pub(super) fn reply(code: u32, body: [u8; 8]) -> [u8; HEADER + 8] {
-    let mut octets = [0; HEADER + 8];
-    let words = [code, VERSION | REPLY, 8].map(u32::to_ne_bytes);
-    for (place, octet) in octets.iter_mut().zip(words.iter().flatten().chain(&body)) {
-        *place = *octet;
-    }
-    octets
+/// A reply's octets.
+pub(super) fn reply(code: u32, body: &[u8]) -> Vec<u8> {
+    let words = [code, VERSION | REPLY, body.len() as u32].map(u32::to_ne_bytes);
+    [words.as_flattened(), body].concat()
 }
 
 /// The body of a reply about a ring.
@@ -125,8 +131,23 @@ pub(super) fn vring_state(index: u32, value: u32) -> [u8; 8] {
     body
 }
 
+/// The body of a reply about memory for chains in hand. The structure ends with 4 octets of padding.
+pub(super) fn inflight(description: &Description) -> [u8; 24] {
+    let mut body = [0; 24];
+    let (octets, rest) = body.split_at_mut(16);
+    let words = [description.size, description.offset].map(u64::to_ne_bytes);
+    octets.copy_from_slice(words.as_flattened());
+    let numbers = [description.queues, description.entries].map(u16::to_ne_bytes);
+    rest[..4].copy_from_slice(numbers.as_flattened());
+    body
+}
+
 /// Reads a request's body.
 pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Request, MessageError> {
+    if code == NET_CONTROL {
+        Files { code, files }.end()?;
+        return Ok(Request::NetControl(octets.to_vec()));
+    }
     let request = FrontendReq::try_from(code).map_err(|()| MessageError::Unknown(code))?;
     let mut body = Body { code, octets };
     let mut files = Files { code, files };
@@ -136,30 +157,17 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
         FrontendReq::SET_OWNER => Request::SetOwner,
         FrontendReq::RESET_OWNER | FrontendReq::RESET_DEVICE => Request::ResetRings,
         FrontendReq::SET_MEM_TABLE => Request::SetMemTable(mem_table(&mut body, &mut files)?),
-        FrontendReq::SET_VRING_NUM => Request::SetVringNum {
-            index: body.u32()?,
-            size: body.u32()?,
-        },
-        FrontendReq::SET_VRING_ADDR => vring_addr(&mut body)?,
-        FrontendReq::SET_VRING_BASE => Request::SetVringBase {
-            index: body.u32()?,
-            base: body.u32()?,
-        },
-        FrontendReq::GET_VRING_BASE => {
-            let index = body.u32()?;
-            body.u32()?;
-            Request::GetVringBase { index }
-        }
+        FrontendReq::SET_VRING_NUM
+        | FrontendReq::SET_VRING_ADDR
+        | FrontendReq::SET_VRING_BASE
+        | FrontendReq::GET_VRING_BASE
+        | FrontendReq::SET_VRING_ENABLE => vring(request, &mut body)?,
         FrontendReq::SET_VRING_KICK | FrontendReq::SET_VRING_CALL | FrontendReq::SET_VRING_ERR => {
             vring_event(request, vring_file(&mut body, &mut files)?)
         }
         FrontendReq::GET_PROTOCOL_FEATURES => Request::GetProtocolFeatures,
         FrontendReq::SET_PROTOCOL_FEATURES => Request::SetProtocolFeatures(body.u64()?),
         FrontendReq::GET_QUEUE_NUM => Request::GetQueueNum,
-        FrontendReq::SET_VRING_ENABLE => Request::SetVringEnable {
-            index: body.u32()?,
-            enable: body.flag()?,
-        },
         FrontendReq::NET_SET_MTU => Request::SetMtu(body.u64()?),
         FrontendReq::GET_MAX_MEM_SLOTS => Request::GetMaxMemSlots,
         FrontendReq::ADD_MEM_REG => {
@@ -172,11 +180,45 @@ pub(super) fn decode(code: u32, octets: &[u8], files: Vec<File>) -> Result<Reque
             body.u64()?;
             Request::RemMemReg(body.region()?)
         }
+        FrontendReq::GET_INFLIGHT_FD => Request::GetInflightFd(body.inflight()?),
+        FrontendReq::SET_INFLIGHT_FD => Request::SetInflightFd(body.inflight()?, files.one()?),
+        FrontendReq::SET_BACKEND_REQ_FD => Request::SetBackendReqFd(files.one()?),
+        FrontendReq::SET_STATUS => {
+            let status = u8::try_from(body.u64()?).map_err(|_| MessageError::Value { code })?;
+            Request::SetStatus(status)
+        }
+        FrontendReq::GET_STATUS => Request::GetStatus,
         _ => return Err(MessageError::Unknown(code)),
     };
     body.end(octets.len())?;
     files.end()?;
     Ok(decoded)
+}
+
+/// A request for one ring that comes without a file.
+fn vring(request: FrontendReq, body: &mut Body<'_>) -> Result<Request, MessageError> {
+    if request == FrontendReq::SET_VRING_ADDR {
+        return vring_addr(body);
+    }
+    let index = body.u32()?;
+    Ok(match request {
+        FrontendReq::SET_VRING_NUM => Request::SetVringNum {
+            index,
+            size: body.u32()?,
+        },
+        FrontendReq::SET_VRING_BASE => Request::SetVringBase {
+            index,
+            base: body.u32()?,
+        },
+        FrontendReq::SET_VRING_ENABLE => Request::SetVringEnable {
+            index,
+            enable: body.flag()?,
+        },
+        _ => {
+            body.u32()?;
+            Request::GetVringBase { index }
+        }
+    })
 }
 
 /// The request that gives a ring one of its eventfds.
@@ -247,6 +289,10 @@ impl Body<'_> {
         Ok(*value)
     }
 
+    fn u16(&mut self) -> Result<u16, MessageError> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
     fn u32(&mut self) -> Result<u32, MessageError> {
         self.take().map(u32::from_ne_bytes)
     }
@@ -270,6 +316,17 @@ impl Body<'_> {
             user: self.u64()?,
             offset: self.u64()?,
         })
+    }
+
+    fn inflight(&mut self) -> Result<Description, MessageError> {
+        let description = Description {
+            size: self.u64()?,
+            offset: self.u64()?,
+            queues: self.u16()?,
+            entries: self.u16()?,
+        };
+        self.u32()?;
+        Ok(description)
     }
 
     fn end(&self, len: usize) -> Result<(), MessageError> {
@@ -428,6 +485,39 @@ mod tests {
             })
         ));
         assert!(matches!(enable(2), Err(MessageError::Value { code: 18 })));
+    }
+
+    #[test]
+    fn memory_for_chains_in_hand_is_described_in_24_octets() {
+        let description = Description {
+            size: 0x4000,
+            offset: 8,
+            queues: 4,
+            entries: 256,
+        };
+        let body = inflight(&description);
+        assert_eq!(body[..20], [&words(&[0x4000, 8])[..], &[4, 0, 0, 1]].concat());
+        let Ok(Request::SetInflightFd(read, _)) = decode(32, &body, vec![file()]) else {
+            panic!("refused")
+        };
+        assert_eq!(read, description);
+        assert!(matches!(decode(31, &body, vec![]), Ok(Request::GetInflightFd(_))));
+        assert!(matches!(
+            decode(32, &body[..20], vec![file()]),
+            Err(MessageError::Length { .. })
+        ));
+    }
+
+    #[test]
+    fn a_status_has_8_bits() {
+        assert!(matches!(
+            decode(39, &words(&[0xff]), vec![]),
+            Ok(Request::SetStatus(0xff))
+        ));
+        assert!(matches!(
+            decode(39, &words(&[0x100]), vec![]),
+            Err(MessageError::Value { code: 39 })
+        ));
     }
 
     proptest! {

@@ -16,6 +16,7 @@
 
 mod features;
 mod message;
+mod net_control;
 mod queue;
 mod server;
 mod session;
@@ -35,7 +36,9 @@ use introspection::Instant;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use self::net_control::NetControl;
 use self::queue::{Kick, Queue};
+use super::receive::ReceivePolicy;
 use super::{Backend, BackendStatus, Capabilities, Delivery, Refusal, Waker};
 use crate::counters::DropReason;
 use crate::frame::{BURST, Burst, Outgoing};
@@ -122,6 +125,7 @@ struct Shared {
     /// Queue pairs that received since the last notification.
     delivered: AtomicU64,
     features: AtomicU64,
+    control: NetControl,
     /// Wakes the protocol's thread to look at `stopping` and `hang_up`.
     event: EventFd,
     stopping: AtomicBool,
@@ -195,7 +199,11 @@ impl Backend for VhostUserPort {
     }
 
     fn capabilities(&self) -> Capabilities {
-        features::capabilities(self.shared.features.load(Ordering::Relaxed))
+        self.shared.control.capabilities()
+    }
+
+    fn receive_policy(&self) -> Option<Arc<ReceivePolicy>> {
+        self.shared.control.policy()
     }
 
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery {
@@ -262,6 +270,7 @@ impl Shared {
             receiving: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             features: AtomicU64::new(0),
+            control: NetControl::default(),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
             stopping: AtomicBool::new(false),
             hang_up: AtomicBool::new(false),
@@ -328,16 +337,18 @@ impl Shared {
 
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery {
         let receiving = self.receiving.load(Ordering::Acquire);
+        let policy = self.control.policy().filter(|policy| policy.steers());
+        let pair_of = |frame: &Outgoing<'_>| steer(receiving, policy.as_deref(), frame);
         let mut accepted = 0;
         while let Some(frame) = frames.get(accepted) {
-            let Some(pair) = choose(receiving, frame.flow_hash) else {
+            let Some(pair) = pair_of(frame) else {
                 return Delivery {
                     accepted,
                     refusal: Some(Refusal::Drop(DropReason::PortDown)),
                 };
             };
             let rest = &frames[accepted..];
-            let same = |frame: &&Outgoing<'_>| choose(receiving, frame.flow_hash) == Some(pair);
+            let same = |frame: &&Outgoing<'_>| pair_of(frame) == Some(pair);
             let run = if receiving.is_power_of_two() {
                 rest.len()
             } else {
@@ -521,6 +532,15 @@ fn bits(mask: u64) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(mask), |mask| Some(mask & mask.wrapping_sub(1)))
         .take_while(|mask| *mask != 0)
         .map(|mask| mask.trailing_zeros() as usize)
+}
+
+/// The queue pair of a frame, among those in a mask: the one that the guest has chosen, if it receives.
+fn steer(mask: u64, policy: Option<&ReceivePolicy>, frame: &Outgoing<'_>) -> Option<usize> {
+    policy
+        .and_then(|policy| policy.queue_pair(frame.flow_hash, frame.hash_report))
+        .map(usize::from)
+        .filter(|pair| mask.checked_shr(*pair as u32).is_some_and(|mask| mask & 1 != 0))
+        .or_else(|| choose(mask, frame.flow_hash))
 }
 
 /// The queue pair of a flow, among those in a mask.

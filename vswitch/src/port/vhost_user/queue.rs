@@ -9,6 +9,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use crate::memory::GuestMemory;
+use crate::ring::inflight::Region;
 use crate::ring::{Ring, RingAddresses, RingFault, RingSetup};
 
 /// A ring's state. The protocol's thread and the worker share it under a lock.
@@ -45,18 +46,19 @@ pub(super) enum Kick {
 }
 
 impl Queue {
-    /// Starts the ring if all is there that it needs, and it does not run.
+    /// Starts the ring if all is there that it needs, and it does not run. Chains in hand are written down in `region`.
     pub(super) fn start(
         &mut self,
         memory: Option<&Arc<GuestMemory>>,
         features: u64,
         receive: bool,
-    ) -> Result<bool, RingFault> {
+        region: Option<Region>,
+    ) -> Result<(), RingFault> {
         let (Some(memory), Some(addresses)) = (memory, self.addresses) else {
-            return Ok(false);
+            return Ok(());
         };
         if self.ring.is_some() || matches!(self.kick, Kick::Stopped) {
-            return Ok(false);
+            return Ok(());
         }
         let setup = RingSetup {
             size: self.size,
@@ -65,15 +67,26 @@ impl Queue {
             base: self.base,
         };
         let mut ring = Ring::new(memory, &setup)?;
+        if let Some(region) = region {
+            ring.track(region)?;
+        }
         if receive {
             ring.disable_notifications();
         }
         self.ring = Some(ring);
-        Ok(true)
+        Ok(())
     }
 
     /// Stops the ring; it would go on at `base`.
     pub(super) fn stop(&mut self) {
+        if let Some(ring) = &mut self.ring {
+            ring.untrack();
+        }
+        self.abandon();
+    }
+
+    /// Stops the ring as if this process ended: what was written down of it still counts.
+    fn abandon(&mut self) {
         self.kick = Kick::Stopped;
         if let Some(ring) = self.ring.take() {
             self.base = ring.base();
@@ -83,7 +96,7 @@ impl Queue {
 
     /// Forgets all that the peer said.
     pub(super) fn reset(&mut self) {
-        self.stop();
+        self.abandon();
         *self = Self {
             busy: self.busy,
             retired: std::mem::take(&mut self.retired),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::message;
-use super::session::{Session, SessionError};
+use super::session::{Reply, Session, SessionError};
 use super::socket::Bound;
 use super::wire::{Arrival, Wire, WireError};
 
@@ -120,12 +120,13 @@ fn answer(
         .and_then(|request| session.handle(request));
     let wants_ack = header.wants_ack && session.acknowledges();
     match result {
-        Ok(Some(reply)) => wire.reply(header.code, reply)?,
-        Ok(None) if wants_ack => wire.reply(header.code, 0u64.to_ne_bytes())?,
+        Ok(Some(Reply::Word(body))) => wire.reply(header.code, &body, None)?,
+        Ok(Some(Reply::Inflight(body, file))) => wire.reply(header.code, &body, Some(&file))?,
+        Ok(None) if wants_ack => wire.reply(header.code, &0u64.to_ne_bytes(), None)?,
         Ok(None) => {}
         Err(error) if wants_ack => {
             port.refuse(error.label(), error.to_string());
-            wire.reply(header.code, 1u64.to_ne_bytes())?;
+            wire.reply(header.code, &1u64.to_ne_bytes(), None)?;
         }
         Err(error) => return Err(error.into()),
     }

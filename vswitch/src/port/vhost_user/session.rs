@@ -1,6 +1,7 @@
 //! One peer's session: what its requests do to the port.
 
 use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -8,6 +9,8 @@ use super::message::{self, MessageError, Request};
 use super::queue::{self, Kick};
 use super::{Shared, features};
 use crate::memory::{GuestMemory, MAX_REGIONS, MemoryError};
+use crate::net_control::Limits;
+use crate::ring::inflight::{Area, AreaError, Description};
 use crate::ring::{MAX_QUEUE_SIZE, RingFault, feature};
 
 /// The smallest MTU (RFC 791).
@@ -18,6 +21,19 @@ pub(super) struct Session<'a> {
     port: &'a Shared,
     memory: Option<Arc<GuestMemory>>,
     protocol: u64,
+    /// Where chains in hand are written down.
+    inflight: Option<Area>,
+    /// The device status (virtio 1.2, 2.1).
+    status: u8,
+    /// Where requests to the peer would go, see [`Session::set_backend_channel`].
+    backend_channel: Option<File>,
+}
+
+/// What a request is answered with.
+pub(super) enum Reply {
+    Word([u8; 8]),
+    /// The memory for chains in hand.
+    Inflight([u8; 24], File),
 }
 
 /// Why a request was refused.
@@ -39,6 +55,10 @@ pub(super) enum SessionError {
     Base { index: usize, base: u32 },
     #[error("queue {0} got a doorbell that is no eventfd")]
     Bell(usize),
+    #[error(transparent)]
+    Inflight(#[from] AreaError),
+    #[error("a channel for requests to the peer that is no socket")]
+    BackendChannel,
     #[error("an MTU of {asked}: the port has {mtu}")]
     Mtu { asked: u64, mtu: u16 },
 }
@@ -54,13 +74,15 @@ impl SessionError {
             Self::Ring { fault, .. } => fault.label(),
             Self::Base { .. } => "queue_base",
             Self::Bell(_) => "doorbell",
+            Self::Inflight(_) => "inflight",
+            Self::BackendChannel => "backend_channel",
             Self::Mtu { .. } => "mtu",
         }
     }
 }
 
-/// A request's answer: 8 octets of body, if it has one of its own.
-pub(super) type Answer = Result<Option<[u8; 8]>, SessionError>;
+/// A request's answer, if it has one of its own.
+pub(super) type Answer = Result<Option<Reply>, SessionError>;
 
 impl<'a> Session<'a> {
     pub(super) fn new(port: &'a Shared) -> Self {
@@ -68,6 +90,9 @@ impl<'a> Session<'a> {
             port,
             memory: None,
             protocol: 0,
+            inflight: None,
+            status: 0,
+            backend_channel: None,
         }
     }
 
@@ -79,33 +104,30 @@ impl<'a> Session<'a> {
     /// Does what a request asks for.
     pub(super) fn handle(&mut self, request: Request) -> Answer {
         match request {
-            Request::GetFeatures => return Ok(Some(number(features::offered(self.port.queue_pairs)))),
-            Request::GetProtocolFeatures => return Ok(Some(number(features::PROTOCOL))),
-            // Rings, not pairs: Rust's front ends read it so, and for those that read pairs it is no less than they need.
-            Request::GetQueueNum => return Ok(Some(number(self.port.queues.len() as u64))),
+            Request::GetFeatures => return Ok(Some(number(self.offered()))),
+            Request::GetProtocolFeatures => {
+                return Ok(Some(number(features::protocol(self.port.queue_pairs))));
+            }
+            Request::GetQueueNum => return Ok(Some(number(self.queue_num()))),
             Request::GetMaxMemSlots => return Ok(Some(number(MAX_REGIONS as u64))),
             Request::GetVringBase { index } => return self.get_base(index),
+            Request::GetStatus => return Ok(Some(number(self.status.into()))),
+            Request::GetInflightFd(asked) => return self.get_inflight(&asked),
+            Request::SetInflightFd(description, file) => {
+                self.inflight = Some(Area::map(description, file, self.rings())?);
+            }
+            Request::SetBackendReqFd(file) => self.set_backend_channel(file)?,
+            Request::SetStatus(status) => self.set_status(status),
+            Request::NetControl(command) => return self.net_control(&command),
             Request::SetOwner => {}
             Request::SetFeatures(agreed) => self.set_features(agreed)?,
             Request::SetProtocolFeatures(agreed) => self.set_protocol_features(agreed)?,
             Request::ResetRings => self.reset_rings(),
             Request::SetMemTable(table) => self.set_memory(GuestMemory::map(table)?)?,
             Request::AddMemReg(spec, file) => {
-                let memory = self
-                    .memory
-                    .as_deref()
-                    .unwrap_or(&GuestMemory::default())
-                    .with_region(spec, file)?;
-                self.set_memory(memory)?;
+                self.set_memory(self.known_memory().with_region(spec, file)?)?;
             }
-            Request::RemMemReg(spec) => {
-                let memory = self
-                    .memory
-                    .as_deref()
-                    .unwrap_or(&GuestMemory::default())
-                    .without_region(spec)?;
-                self.set_memory(memory)?;
-            }
+            Request::RemMemReg(spec) => self.set_memory(self.known_memory().without_region(spec)?)?,
             Request::SetVringNum { index, size } => self.set_size(index, size)?,
             Request::SetVringAddr { index, addresses } => {
                 let index = self.index(index)?;
@@ -126,14 +148,44 @@ impl<'a> Session<'a> {
                 queue.enabled = enable;
                 self.port.settle(index, &mut queue);
             }
-            Request::SetMtu(asked) => {
-                let mtu = self.port.mtu;
-                if !(MIN_MTU..=mtu.into()).contains(&asked) {
-                    return Err(SessionError::Mtu { asked, mtu });
-                }
-            }
+            Request::SetMtu(asked) => self.set_mtu(asked)?,
         }
         Ok(None)
+    }
+
+    fn offered(&self) -> u64 {
+        features::offered(self.port.queue_pairs, self.passes_on())
+    }
+
+    /// Whether the peer passes its guest's control commands on.
+    fn passes_on(&self) -> bool {
+        self.protocol & features::NET_CONTROL != 0
+    }
+
+    /// Rings for front ends of whom nothing is known: those that read pairs find no less than they need. See
+    /// [`features::protocol`].
+    fn queue_num(&self) -> u64 {
+        if self.passes_on() {
+            self.port.queue_pairs.into()
+        } else {
+            self.port.queues.len() as u64
+        }
+    }
+
+    /// Carries a command of the guest's out. One that is refused is the guest's fault, not the peer's.
+    fn net_control(&self, command: &[u8]) -> Answer {
+        if !self.passes_on() {
+            return Err(MessageError::Unknown(message::NET_CONTROL).into());
+        }
+        let limits = Limits {
+            features: self.port.features.load(Ordering::Relaxed),
+            queue_pairs: self.port.queue_pairs,
+        };
+        let result = self.port.control.carry_out(command, limits);
+        if let Err(error) = &result {
+            self.port.refuse(error.label(), error.to_string());
+        }
+        Ok(Some(number(result.is_err().into())))
     }
 
     fn index(&self, index: u32) -> Result<usize, SessionError> {
@@ -143,11 +195,12 @@ impl<'a> Session<'a> {
     }
 
     fn set_features(&mut self, agreed: u64) -> Result<(), SessionError> {
-        let unknown = agreed & !features::offered(self.port.queue_pairs);
+        let unknown = agreed & !self.offered();
         if unknown != 0 {
             return Err(SessionError::Features(unknown));
         }
         self.port.features.store(agreed, Ordering::Relaxed);
+        self.port.control.begin(agreed, self.passes_on());
         if agreed & features::PROTOCOL_FEATURES == 0 {
             // Such a peer cannot enable rings one by one: they all are, from the start.
             for index in 0..self.port.queues.len() {
@@ -160,7 +213,7 @@ impl<'a> Session<'a> {
     }
 
     fn set_protocol_features(&mut self, agreed: u64) -> Result<(), SessionError> {
-        let unknown = agreed & !features::PROTOCOL;
+        let unknown = agreed & !features::protocol(self.port.queue_pairs);
         if unknown != 0 {
             return Err(SessionError::ProtocolFeatures(unknown));
         }
@@ -175,6 +228,58 @@ impl<'a> Session<'a> {
             queue.enabled = false;
             self.port.stop(index, &mut queue);
         }
+    }
+
+    fn set_mtu(&self, asked: u64) -> Result<(), SessionError> {
+        let mtu = self.port.mtu;
+        if (MIN_MTU..=mtu.into()).contains(&asked) {
+            return Ok(());
+        }
+        Err(SessionError::Mtu { asked, mtu })
+    }
+
+    fn known_memory(&self) -> Arc<GuestMemory> {
+        self.memory.clone().unwrap_or_default()
+    }
+
+    fn rings(&self) -> u16 {
+        2 * self.port.queue_pairs
+    }
+
+    /// Makes memory for chains in hand, for rings that start from now on.
+    fn get_inflight(&mut self, asked: &Description) -> Answer {
+        let (area, file) = Area::create(asked.queues, asked.entries, self.rings())?;
+        let body = message::inflight(&area.description());
+        self.inflight = Some(area);
+        Ok(Some(Reply::Inflight(body, file)))
+    }
+
+    /// Takes a device status. Features are fine if they do not contradict each other; else the peer does not find its
+    /// `FEATURES_OK` when it reads the status again (virtio 1.2, 3.1.1). 0 stops all rings.
+    fn set_status(&mut self, status: u8) {
+        if status == 0 {
+            self.reset_rings();
+        }
+        let agreed = self.port.features.load(Ordering::Relaxed);
+        let refused = if features::fit(agreed) {
+            0
+        } else {
+            features::FEATURES_OK
+        };
+        self.status = status & !refused;
+    }
+
+    /// Keeps the channel for requests to the peer open as long as the session. There is nothing to ask for: what a
+    /// network device could say there is the business of protocol features that this port does not offer.
+    fn set_backend_channel(&mut self, file: File) -> Result<(), SessionError> {
+        let is_socket = file
+            .metadata()
+            .is_ok_and(|metadata| metadata.file_type().is_socket());
+        if !is_socket {
+            return Err(SessionError::BackendChannel);
+        }
+        self.backend_channel = Some(file);
+        Ok(())
     }
 
     /// Puts other memory in the place of the present one. Rings that are not in it stop.
@@ -196,9 +301,10 @@ impl<'a> Session<'a> {
         let mut queue = self.port.queue(index);
         let result = match (&self.memory, queue.ring.is_some()) {
             (Some(memory), true) => queue.relocate(memory),
-            (memory, _) => queue
-                .start(memory.as_ref(), features, index.is_multiple_of(2))
-                .map(|_started| ()),
+            (memory, _) => {
+                let region = self.inflight.as_ref().and_then(|area| area.region(index));
+                queue.start(memory.as_ref(), features, index.is_multiple_of(2), region)
+            }
         };
         if result.is_err() {
             self.port.stop(index, &mut queue);
@@ -247,7 +353,7 @@ impl<'a> Session<'a> {
         self.port.stop(known, &mut queue);
         let base = u32::from(queue.base);
         let both = if self.has_packed_rings() { base << 16 } else { 0 };
-        Ok(Some(message::vring_state(index, base | both)))
+        Ok(Some(Reply::Word(message::vring_state(index, base | both))))
     }
 
     fn set_kick(&mut self, index: u32, file: Option<File>) -> Result<(), SessionError> {
@@ -277,6 +383,7 @@ impl Drop for Session<'_> {
             self.port.settle(index, &mut queue);
         }
         self.port.features.store(0, Ordering::Relaxed);
+        self.port.control.begin(0, false);
     }
 }
 
@@ -288,6 +395,6 @@ fn check(index: usize, file: Option<File>) -> Result<Option<File>, SessionError>
     }
 }
 
-fn number(number: u64) -> [u8; 8] {
-    number.to_ne_bytes()
+fn number(number: u64) -> Reply {
+    Reply::Word(number.to_ne_bytes())
 }

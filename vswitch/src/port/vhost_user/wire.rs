@@ -3,13 +3,17 @@
 //! Files arrive with the octets that they were sent with, so no read goes past a message's end: else a file could
 //! not be told from the next message's.
 //!
-//! `unsafe` is needed for `recvmsg` and `send`: the standard library receives no files.
+//! `unsafe` is needed for `recvmsg`: the standard library receives no files.
 #![allow(unsafe_code)]
 
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::UnixStream;
+
+use arrayvec::ArrayVec;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::message::{self, HEADER, Header, MAX_FILES, MessageError};
 
@@ -97,25 +101,25 @@ impl Wire {
         Ok(Arrival::Message(header, body, std::mem::take(&mut self.files)))
     }
 
-    /// Answers a message. The answers that a peer leaves unread fill its socket, and then it has to go.
-    pub(super) fn reply(&mut self, code: u32, body: [u8; 8]) -> Result<(), WireError> {
+    /// Answers a message, with a file if need be. The answers that a peer leaves unread fill its socket, and then it has
+    /// to go.
+    pub(super) fn reply(&mut self, code: u32, body: &[u8], file: Option<&File>) -> Result<(), WireError> {
         let octets = message::reply(code, body);
-        // SAFETY: the pointer and length are those of a local array, which the kernel only reads.
-        let sent = unsafe {
-            libc::send(
-                self.socket.as_raw_fd(),
-                octets.as_ptr().cast(),
-                octets.len(),
-                libc::MSG_NOSIGNAL,
-            )
-        };
-        match usize::try_from(sent) {
+        let files: ArrayVec<_, 1> = file.map(AsFd::as_fd).into_iter().collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !files.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(&files));
+        }
+        match sendmsg(
+            &self.socket,
+            &[IoSlice::new(&octets)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
             Ok(sent) if sent == octets.len() => Ok(()),
-            Ok(_) => Err(WireError::Unread),
-            Err(_) => Err(match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::WouldBlock => WireError::Unread,
-                error => WireError::Broken(error),
-            }),
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Err(WireError::Unread),
+            Err(error) => Err(WireError::Broken(error.into())),
         }
     }
 
@@ -283,10 +287,10 @@ mod tests {
     #[test]
     fn a_peer_that_reads_no_replies_is_found_out() {
         let (mut peer, mut wire) = pair();
-        let refused = (0..100_000).find_map(|_| wire.reply(1, [0; 8]).err());
+        let refused = (0..100_000).find_map(|_| wire.reply(1, &[0; 8], None).err());
         assert!(matches!(refused, Some(WireError::Unread)));
         let mut first = [0; 20];
         peer.read_exact(&mut first).unwrap();
-        assert_eq!(first, message::reply(1, [0; 8]));
+        assert_eq!(first, message::reply(1, &[0; 8])[..]);
     }
 }

@@ -18,6 +18,8 @@ use self::layout::Layout;
 use self::position::{slot, wrap};
 use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Table, WRITE};
 use super::format::Format;
+use super::inflight::Region;
+use super::inflight::packed::PackedLog;
 use super::{Options, RingAddresses, RingFault, RingSetup};
 use crate::frame::Segment;
 use crate::memory::GuestMemory;
@@ -51,6 +53,7 @@ pub struct Packed {
     unnotified: Option<u32>,
     /// What our event suppression says, if that is known.
     asked: Option<u32>,
+    log: Option<PackedLog>,
 }
 
 impl Format for Packed {
@@ -72,6 +75,7 @@ impl Format for Packed {
             first: None,
             unnotified: None,
             asked: None,
+            log: None,
         })
     }
 
@@ -164,6 +168,39 @@ impl Format for Packed {
             self.layout.write(slot(self.next_used), word);
         }
         self.next_used = self.after(self.next_used, slots);
+    }
+
+    fn track(&mut self, region: Region) {
+        let waits = |at| is_available(&self.layout.descriptor(slot(at)), at);
+        let (log, at) = PackedLog::open(region, self.layout.size(), self.published, waits);
+        self.log = Some(log);
+        self.next_avail = at;
+        self.next_used = at;
+        self.published = at;
+    }
+
+    #[inline]
+    fn note_taken(&mut self, at: u16, chain: &Chain) {
+        if let Some(log) = &mut self.log {
+            log.taken(at, chain, |slot| self.layout.descriptor(slot));
+        }
+    }
+
+    fn publish_taken(&mut self, chains: &[Chain]) {
+        let from = self.published;
+        if let Some(log) = &self.log {
+            log.returning(from, self.next_used);
+        }
+        self.publish();
+        if let Some(log) = &self.log {
+            log.returned(from, chains, self.published);
+        }
+    }
+
+    fn untrack(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.close();
+        }
     }
 
     fn publish(&mut self) {

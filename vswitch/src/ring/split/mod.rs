@@ -8,6 +8,8 @@ use std::sync::atomic::{Ordering, fence};
 use self::layout::Layout;
 use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Table};
 use super::format::Format;
+use super::inflight::Region;
+use super::inflight::split::SplitLog;
 use super::{Options, RingAddresses, RingFault, RingSetup};
 use crate::frame::Segment;
 use crate::memory::GuestMemory;
@@ -27,6 +29,7 @@ pub struct Split {
     published: u16,
     /// The used index at the last decision to notify; `None` before the first.
     notified: Option<u16>,
+    log: Option<SplitLog>,
 }
 
 impl Format for Split {
@@ -43,6 +46,7 @@ impl Format for Split {
             next_used: used,
             published: used,
             notified: None,
+            log: None,
         })
     }
 
@@ -146,6 +150,38 @@ impl Format for Split {
     fn add_used(&mut self, id: u16, len: u32, slots: u16) {
         self.layout.write_used(self.next_used, id, len);
         self.next_used = self.next_used.wrapping_add(slots);
+    }
+
+    fn track(&mut self, region: Region) {
+        let (log, resumes) = SplitLog::open(region, self.layout.size(), self.published);
+        if resumes {
+            self.next_avail = self.published;
+            self.seen_avail = self.published;
+        }
+        self.log = Some(log);
+    }
+
+    #[inline]
+    fn note_taken(&mut self, _at: u16, chain: &Chain) {
+        if let Some(log) = &mut self.log {
+            log.taken(chain);
+        }
+    }
+
+    fn publish_taken(&mut self, chains: &[Chain]) {
+        if let Some(log) = &self.log {
+            log.returning(chains);
+        }
+        self.publish();
+        if let Some(log) = &self.log {
+            log.returned(chains, self.published);
+        }
+    }
+
+    fn untrack(&mut self) {
+        if let Some(log) = self.log.take() {
+            log.close();
+        }
     }
 
     fn publish(&mut self) {

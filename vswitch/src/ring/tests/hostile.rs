@@ -26,6 +26,7 @@ fn fault_of(access: u16, features: u64, write: impl FnOnce(&Side)) -> Option<Rin
             vnet: VnetHeader::default(),
             len: 60,
             flow_hash: 0,
+            hash_report: offload::rss::HashReport::None,
             head: &[1; 60],
             tail: &[],
         };
@@ -188,6 +189,7 @@ fn a_frame_is_not_spread_over_more_buffers_than_the_limit() {
         vnet: VnetHeader::default(),
         len: len as u32,
         flow_hash: 0,
+        hash_report: offload::rss::HashReport::None,
         head: &octets[..len],
         tail: &[],
     };

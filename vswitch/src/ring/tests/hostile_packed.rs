@@ -17,6 +17,7 @@ fn any_frame() -> Outgoing<'static> {
         vnet: VnetHeader::default(),
         len: 60,
         flow_hash: 0,
+        hash_report: offload::rss::HashReport::None,
         head: &[1; 60],
         tail: &[],
     }

@@ -3,6 +3,7 @@
 mod hostile;
 mod hostile_packed;
 mod in_order;
+mod inflight;
 mod random;
 
 use offload::VnetHeader;
@@ -65,6 +66,7 @@ fn outgoing(burst: &Burst, index: usize) -> Outgoing<'_> {
         vnet: frame.vnet,
         len: frame.len,
         flow_hash: 0,
+        hash_report: offload::rss::HashReport::None,
         head: &header[..usize::from(*header_len)],
         tail: &burst.segments[*first as usize..(*first + *count) as usize],
     }

@@ -151,7 +151,7 @@ proptest! {
         side.ring_write(descriptors, &octets[..128]);
         side.ring_write(available, &octets[128..]);
         if receive {
-            let frame = Outgoing { vnet: VnetHeader::default(), len: 60, flow_hash: 0, head: &[1; 60], tail: &[] };
+            let frame = Outgoing { vnet: VnetHeader::default(), len: 60, flow_hash: 0, hash_report: offload::rss::HashReport::None, head: &[1; 60], tail: &[] };
             for _ in 0..10 {
                 let _ = side.receive(&frame);
             }

@@ -109,6 +109,7 @@ pub(super) fn offer(port: &EndpointPort, frame: &[u8]) -> Delivery {
         vnet: VnetHeader::default(),
         len: frame.len() as u32,
         flow_hash: 0,
+        hash_report: offload::rss::HashReport::None,
         head,
         tail: &tail,
     }])

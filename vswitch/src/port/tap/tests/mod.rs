@@ -128,6 +128,7 @@ pub(in crate::port) fn outgoing(vnet: VnetHeader, octets: &[u8]) -> Outgoing<'_>
         vnet,
         len: octets.len() as u32,
         flow_hash: 0,
+        hash_report: offload::rss::HashReport::None,
         head: octets,
         tail: &[],
     }
