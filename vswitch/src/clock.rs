@@ -13,6 +13,10 @@ fn epoch() -> &'static (StdInstant, SystemTime) {
 
 /// The present, on the monotonic clock.
 pub fn now() -> Instant {
+    #[cfg(test)]
+    if let Some(at) = SET.get() {
+        return at;
+    }
     Instant(u64::try_from(epoch().0.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }
 
@@ -20,4 +24,15 @@ pub fn now() -> Instant {
 /// that captures stay monotonic.
 pub fn wall(at: Instant) -> SystemTime {
     epoch().1 + Duration::from_nanos(at.0)
+}
+
+#[cfg(test)]
+thread_local! {
+    static SET: std::cell::Cell<Option<Instant>> = const { std::cell::Cell::new(None) };
+}
+
+/// Has the calling thread live at this instant, or in real time again.
+#[cfg(test)]
+pub(crate) fn set(at: Option<Instant>) {
+    SET.set(at);
 }

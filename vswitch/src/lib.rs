@@ -16,6 +16,8 @@ pub mod port;
 mod probe;
 mod rebalance;
 pub mod ring;
+#[cfg(test)]
+mod sim;
 mod switch;
 pub mod table;
 pub mod vlan;
@@ -23,3 +25,7 @@ mod vmq;
 mod worker;
 
 pub use switch::{MAX_PORTS, Switch};
+
+// So that modules of the integration tests, which name the crate, can be part of its own tests.
+#[cfg(test)]
+extern crate self as vswitch;

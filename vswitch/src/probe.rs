@@ -8,7 +8,7 @@
 //! under the same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they
 //! came, even if another worker took their lane over meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use introspection::stall::{Point, Stall, StallCounts, StallWatcher};
@@ -64,7 +64,7 @@ struct Inner {
     next_id: u64,
     held: HashMap<FrameId, Held>,
     /// Released packets by the lane that they came from; none is empty.
-    outboxes: HashMap<LaneId, Vec<Held>>,
+    outboxes: BTreeMap<LaneId, Vec<Held>>,
     /// Kept to be read after a filter that was watched is off.
     watcher: Option<StallWatcher>,
     /// Somebody asked for the watcher, filter or not.

@@ -85,7 +85,7 @@ impl Served {
     }
 }
 
-struct Worker {
+pub(crate) struct Worker {
     shared: Arc<Shared>,
     handle: Arc<WorkerHandle>,
     generation: u64,
@@ -97,7 +97,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(shared: Arc<Shared>, handle: Arc<WorkerHandle>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, handle: Arc<WorkerHandle>) -> Self {
         let carriage = Carriage::new(Arc::clone(&shared), handle.index);
         let table = shared.table();
         // A generation that no table has, so that the first round takes the table in force.
@@ -126,7 +126,7 @@ impl Worker {
     }
 
     /// One round over all lanes. True when there was anything to do.
-    fn round(&mut self) -> bool {
+    pub(crate) fn round(&mut self) -> bool {
         self.adopt_table();
         let mine = std::mem::take(&mut self.mine);
         let mut busy = false;
