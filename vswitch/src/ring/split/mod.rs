@@ -162,8 +162,9 @@ impl Format for Split {
     }
 
     fn note_taken(&mut self, _from: u16, chains: &[Chain]) {
-        if let Some(log) = &mut self.log {
-            chains.iter().for_each(|chain| log.taken(chain));
+        let Some(log) = &mut self.log else { return };
+        for chain in chains {
+            log.taken(chain);
         }
     }
 
