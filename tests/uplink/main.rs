@@ -8,3 +8,4 @@ mod scene;
 #[path = "../support/mod.rs"]
 mod support;
 mod transfer;
+mod xdp;
