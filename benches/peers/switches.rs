@@ -149,68 +149,30 @@ fn ovs(row: &Row) -> Result<Running, String> {
     let directory = directory();
     let dir = directory.path();
     let socket = format!("unix:{}/db.sock", dir.display());
-    let tool = |program: &str, args: &[&str]| {
-        let output = Command::new(program).args(args).envs(surroundings(dir)).output();
-        let output = output.map_err(|error| format!("{program}: {error}"))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(format!(
-            "{program} {}: {}",
-            args.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        ))
-    };
-    let vsctl = |args: &[&str]| {
-        let db = format!("--db={socket}");
-        tool("ovs-vsctl", &[&["--timeout=20", &db], args].concat())
-    };
     let database = dir.join("conf.db").display().to_string();
-    tool(
-        "ovsdb-tool",
-        &["create", &database, "/usr/share/openvswitch/vswitch.ovsschema"],
-    )?;
-    let mut processes = vec![process(
-        dir,
-        "ovsdb-server",
-        &[&format!("--remote=p{socket}"), &database],
-    )?];
+    let schema = "/usr/share/openvswitch/vswitch.ovsschema";
+    tool(dir, "ovsdb-tool", &["create", &database, schema])?;
+    let remote = format!("--remote=p{socket}");
+    let mut processes = vec![process(dir, "ovsdb-server", &[&remote, &database])?];
     wait_for(&dir.join("db.sock"))?;
-    vsctl(&["--no-wait", "init"])?;
-    let mask = format!("other_config:pmd-cpu-mask={:#x}", 1 << CPU);
-    vsctl(&[
-        "--no-wait",
-        "set",
-        "Open_vSwitch",
-        ".",
-        "other_config:dpdk-init=true",
-        "other_config:dpdk-lcore-mask=0x1",
-        &mask,
-        "other_config:dpdk-socket-mem=512",
-    ])?;
+    let db = format!("--db={socket}");
+    let vsctl = |words: &str| {
+        let words: Vec<&str> = words.split_whitespace().collect();
+        tool(dir, "ovs-vsctl", &[&["--timeout=20", &db], &words[..]].concat())
+    };
+    vsctl("--no-wait init")?;
+    vsctl(&format!(
+        "--no-wait set Open_vSwitch . other_config:dpdk-init=true other_config:dpdk-lcore-mask=0x1
+         other_config:pmd-cpu-mask={:#x} other_config:dpdk-socket-mem=512",
+        1 << CPU
+    ))?;
     processes.push(process(dir, OVS, &[&socket])?);
-    vsctl(&[
-        "add-br",
-        "br0",
-        "--",
-        "set",
-        "bridge",
-        "br0",
-        "datapath_type=netdev",
-    ])?;
-    let mtu = format!("mtu_request={}", row.mtu);
+    vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
     for port in ["v0", "v1"] {
-        vsctl(&[
-            "add-port",
-            "br0",
-            port,
-            "--",
-            "set",
-            "Interface",
-            port,
-            "type=dpdkvhostuser",
-            &mtu,
-        ])?;
+        vsctl(&format!(
+            "add-port br0 {port} -- set Interface {port} type=dpdkvhostuser mtu_request={}",
+            row.mtu
+        ))?;
     }
     let sockets = sockets_named(dir, "");
     for socket in &sockets {
@@ -222,6 +184,20 @@ fn ovs(row: &Row) -> Result<Running, String> {
         daemon: None,
         _directory: directory,
     })
+}
+
+/// Runs one of Open vSwitch's programs.
+fn tool(dir: &Path, program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program)
+        .args(args)
+        .envs(surroundings(dir))
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program} {}: {said}", args.join(" ")))
 }
 
 /// testpmd with the vhost library on both sides.
