@@ -343,6 +343,8 @@ struct SavedDriver {
     pairs: u16,
     /// Next available and next used entry of the control queue.
     control: Option<(u16, u16)>,
+    /// Control commands in force, those that came first first.
+    commands: Vec<Box<[u8]>>,
 }
 
 impl Lifecycle for Net {
@@ -385,6 +387,7 @@ impl Lifecycle for Net {
             features: active.features,
             pairs: active.pairs,
             control: active.control.as_ref().map(ControlQueue::position),
+            commands: active.commands.commands().to_vec(),
         });
         let state = SavedNet {
             mac: self.mac.0,
