@@ -28,13 +28,18 @@ const IPERF: u16 = 5201;
 /// A flow of a run has more frames than this; all that is not of a run has fewer.
 const MANY: u64 = 100;
 
-/// A guest on a port of its own, with as many processors as queue pairs and address 192.0.2.`host`.
-fn guest(site: &Site, image: &Image, name: &str, host: u8, pairs: usize) -> Shell {
+fn add_port(site: &Site, name: &str, pairs: usize) {
     let socket = site.daemon.path(&format!("{name}.sock"));
     let socket = socket.to_str().expect("a path");
-    let pairs = pairs.to_string();
-    let port = ["port", "add", name, "--vhost-user", socket, "--queues", &pairs];
+    let queues = pairs.to_string();
+    let port = ["port", "add", name, "--vhost-user", socket, "--queues", &queues];
     site.daemon.cli(&port);
+}
+
+/// A guest on a port of its own, with as many processors as queue pairs and address 192.0.2.`host`.
+fn guest(site: &Site, image: &Image, name: &str, host: u8, pairs: usize) -> Shell {
+    add_port(site, name, pairs);
+    let pairs = pairs.to_string();
     let nic = format!("port={name},queues={pairs}");
     let files = Boot {
         kernel: &image.kernel,
@@ -113,7 +118,7 @@ fn a_guest_steers_and_filters_what_it_receives() {
         Err(reason) => return skip(test, &reason),
     };
     with_linux_guests(test, &[&image.kernel, &image.initramfs], ROOM, || {
-        let site = Site::new();
+        let mut site = Site::new();
         let mut a = guest(&site, &image, "a", 1, 1);
         let mut b = guest(&site, &image, "b", 2, PAIRS);
         a.run("ping -c 3 192.0.2.2");
@@ -122,6 +127,7 @@ fn a_guest_steers_and_filters_what_it_receives() {
         filters(&site, &mut a, &mut b);
         cuts(&site, &mut a, &mut b);
         nothing_lost_or_overtaken([&mut a, &mut b]);
+        comes_back(&mut site, &mut a, &mut b);
         let port = port(&site);
         assert_eq!(port["peer"]["refusals"], serde_json::json!({}), "{port}");
         assert_eq!(site.info("b")["nics"][0]["counts"]["refused_commands"], 0);
@@ -183,4 +189,17 @@ fn cuts(site: &Site, a: &mut Shell, b: &mut Shell) {
     assert_eq!(port(site)["capabilities"]["tso4"], true);
     iperf(a, b, "192.0.2.2", "-t 2");
     assert_eq!(stats(site, "segmented"), segmented);
+}
+
+/// A switch that restarts hears of all that its guest had asked for.
+fn comes_back(site: &mut Site, a: &mut Shell, b: &mut Shell) {
+    b.run("ethtool -X eth0 weight 0 1 0 0");
+    site.daemon.restart();
+    add_port(site, "a", 1);
+    add_port(site, "b", PAIRS);
+    a.run("ping -c 50 -i 0.2 -w 30 192.0.2.2 | tail -n 2; ping -c 2 192.0.2.2");
+    assert_eq!(lands_as_told(a, b, 43_000), [false, true, false, false]);
+    let before = stats(site, "filtered");
+    a.try_run("ping -c 3 -W 1 192.0.2.77", Duration::from_mins(1));
+    assert_eq!(stats(site, "filtered") - before, 3);
 }

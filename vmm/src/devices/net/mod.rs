@@ -353,6 +353,8 @@ struct SavedDriver {
     control: Option<(u16, u16)>,
     /// Where each packed ring stopped.
     positions: Option<std::collections::BTreeMap<u16, u16>>,
+    /// Control commands in force, those that came first first.
+    commands: Vec<Box<[u8]>>,
 }
 
 impl Lifecycle for Net {
@@ -396,6 +398,7 @@ impl Lifecycle for Net {
             pairs: active.pairs,
             control: active.control.as_ref().map(ControlQueue::position),
             positions: active.positions.as_ref().map(|positions| positions.all().clone()),
+            commands: active.commands.commands().to_vec(),
         });
         let state = SavedNet {
             mac: self.mac.0,
