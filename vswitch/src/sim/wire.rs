@@ -53,10 +53,12 @@ impl Wire {
         }
         let passage = self.flows.entry(flow(&headers)).or_default();
         for (hash, end) in segments(vnet, &headers, frame) {
-            let ahead = |last: u32| end.wrapping_sub(last).cast_signed() > 0;
-            let new = headers.protocol != TCP || passage.end.is_none_or(ahead);
+            // Behind a lost segment, an acknowledgement's number is ahead too, but it brings nothing.
+            let ahead = |end: u32, last: u32| end.wrapping_sub(last).cast_signed() > 0;
+            let brings = end.is_some_and(|end| passage.end.is_none_or(|last| ahead(end, last)));
+            let new = headers.protocol != TCP || brings;
             if new {
-                passage.end = Some(end);
+                passage.end = end;
             }
             passage.segments.push_back(Segment { hash, new });
         }
@@ -109,8 +111,9 @@ fn is_multicast(address: IpAddr) -> bool {
     address.is_multicast() || address == IpAddr::V4([255; 4].into())
 }
 
-/// A hash of each segment, of payload and of where TCP says that it belongs; and the sequence number behind it.
-fn segments(vnet: VnetHeader, headers: &Headers, frame: &[u8]) -> Vec<(u64, u32)> {
+/// A hash of each segment, of payload and of where TCP says that it belongs; and the sequence number behind it, if it takes
+/// any.
+fn segments(vnet: VnetHeader, headers: &Headers, frame: &[u8]) -> Vec<(u64, Option<u32>)> {
     let payload = &frame[headers.payload..headers.end];
     let step = if vnet.gso_type == VnetHeader::GSO_NONE {
         payload.len()
@@ -127,7 +130,7 @@ fn segments(vnet: VnetHeader, headers: &Headers, frame: &[u8]) -> Vec<(u64, u32)
     let hash = |(index, part): (usize, &&[u8])| {
         let mut hasher = DefaultHasher::new();
         part.hash(&mut hasher);
-        let mut end = 0;
+        let mut end = None;
         if headers.protocol == TCP {
             let (seq, mut flags) = headers.tcp(frame);
             let seq = seq.wrapping_add(offset);
@@ -135,9 +138,8 @@ fn segments(vnet: VnetHeader, headers: &Headers, frame: &[u8]) -> Vec<(u64, u32)
             flags &= if index == 0 { 0xff } else { !CWR };
             (seq, flags).hash(&mut hasher);
             frame[headers.transport + 8..headers.transport + 12].hash(&mut hasher);
-            end = seq
-                .wrapping_add(part.len() as u32)
-                .wrapping_add(u32::from(flags & (SYN | FIN) != 0));
+            let len = part.len() as u32 + u32::from(flags & (SYN | FIN) != 0);
+            end = (len > 0).then(|| seq.wrapping_add(len));
         }
         offset += part.len() as u32;
         (hasher.finish(), end)

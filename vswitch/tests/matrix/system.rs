@@ -198,6 +198,28 @@ pub(crate) fn segment(socket: &impl AsRawFd, size: u16) -> io::Result<()> {
     set_option(socket.as_raw_fd(), libc::SOL_UDP, UDP_SEGMENT, size.into())
 }
 
+/// Has a socket send IPv4 options (RFC 791, 3.1: no operation) or destination options (RFC 8200, 4.6: padding), or not.
+pub(crate) fn extend(socket: &impl AsRawFd, v6: bool, on: bool) -> io::Result<()> {
+    const V4: &[u8] = &[1; 4];
+    const V6: &[u8] = &[0, 0, 1, 4, 0, 0, 0, 0];
+    let (level, name, options) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, V6)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_OPTIONS, V4)
+    };
+    let len = if on { options.len() } else { 0 };
+    // SAFETY: the option's value has that length at least and lives through the call.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            options.as_ptr().cast(),
+            len as libc::socklen_t,
+        )
+    })
+}
+
 /// Gives a socket room for everything that a test sends.
 pub(crate) fn widen(socket: &impl AsRawFd) -> io::Result<()> {
     let fd = socket.as_raw_fd();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cell::Family;
 use super::station::Station;
-use super::system::{segment, widen};
+use super::system::{extend, segment, widen};
 
 /// Octets that TCP carries in each direction.
 const TCP_OCTETS: usize = 384 << 10;
@@ -44,7 +44,7 @@ pub(crate) fn between_kernels(stations: [&Station; 2], family: Family, mtu: u16)
         told("a UDP socket", station.run(move || udp_socket(own, other)))
     };
     let pair = [bind(host, at[0], at[1])?, bind(guest, at[1], at[0])?];
-    let sends = sends(family, mtu, |_, _| true);
+    let sends = sends(family, mtu);
     for socket in &pair {
         send_all(socket, &sends)?;
     }
@@ -68,7 +68,11 @@ pub(crate) fn with_endpoint(host: &Station, family: Family, mtu: u16) -> Outcome
     same(&received, &sent)?;
     // It neither makes nor reassembles fragments.
     let full = usize::from(mtu) - header_len(family);
-    let sends = sends(family, mtu, |len, segment| segment.is_none() && len <= full);
+    let mut sends = sends(family, mtu);
+    sends.retain(|send| send.segment.is_none() && !send.extended && send.payload.len() <= full);
+    for (counter, send) in (0_u32..).zip(&mut sends) {
+        send.payload[..4].copy_from_slice(&counter.to_be_bytes());
+    }
     let socket = told("a UDP socket", host.run(move || udp_socket(own, echo)))?;
     send_all(&socket, &sends)?;
     receive_all(&socket, &sends)
@@ -121,6 +125,8 @@ fn same(received: &[u8], sent: &[u8]) -> Outcome {
 struct Send {
     payload: Vec<u8>,
     segment: Option<u16>,
+    /// With IPv4 options, or an IPv6 extension header.
+    extended: bool,
 }
 
 impl Send {
@@ -130,27 +136,46 @@ impl Send {
     }
 }
 
-/// Small ones, one that fills the MTU, fragments, and large sends that end in a full and in a short segment.
-fn sends(family: Family, mtu: u16, wanted: impl Fn(usize, Option<u16>) -> bool) -> Vec<Send> {
+/// Small ones, one that fills the MTU, fragments, and large sends that end in a full and in a short segment; then some
+/// with longer IP headers.
+fn sends(family: Family, mtu: u16) -> Vec<Send> {
     let full = usize::from(mtu) - header_len(family);
-    let single = [4, 5, 18, 512, full, full + 1, 3 * full, 20_000].map(|len| (len, None));
-    let segment = |len: usize| Some(len as u16);
-    let large = [
-        (SEGMENTS * 1000, segment(1000)),
-        (SEGMENTS * full.min(7000) + 77, segment(full.min(7000))),
+    let single = |len: usize| (len, None, false);
+    let extended = |len: usize| (len, None, true);
+    let large = |len: usize, segment: usize, extended: bool| (len, Some(segment as u16), extended);
+    let long = full.min(7000);
+    let all = [
+        single(4),
+        single(5),
+        single(18),
+        single(512),
+        single(full),
+        single(full + 1),
+        single(3 * full),
+        single(20_000),
+        large(SEGMENTS * 1000, 1000, false),
+        large(SEGMENTS * long + 77, long, false),
+        single(5),
+        extended(100),
+        extended(full - 8),
+        extended(2 * full),
+        large(SEGMENTS * 1000 + 33, 1000, true),
+        single(4),
     ];
     let mut counter = 0;
-    let all = single.into_iter().chain(large).chain(single.into_iter().take(2));
-    let all = all.filter(|(len, segment)| wanted(*len, *segment));
-    all.map(|(len, segment)| {
+    let send = |(len, segment, extended): (usize, Option<u16>, bool)| {
         let mut payload = octets(len, len as u64);
         for datagram in payload.chunks_mut(segment.map_or(len, usize::from)) {
             datagram[..4].copy_from_slice(&u32::to_be_bytes(counter));
             counter += 1;
         }
-        Send { payload, segment }
-    })
-    .collect()
+        Send {
+            payload,
+            segment,
+            extended,
+        }
+    };
+    all.into_iter().map(send).collect()
 }
 
 fn header_len(family: Family) -> usize {
@@ -167,6 +192,14 @@ fn udp_socket(own: SocketAddr, other: SocketAddr) -> std::io::Result<UdpSocket> 
 
 fn send_all(socket: &UdpSocket, sends: &[Send]) -> Outcome {
     for send in sends {
+        told(
+            "longer IP headers",
+            extend(
+                socket,
+                socket.local_addr().is_ok_and(|own| own.is_ipv6()),
+                send.extended,
+            ),
+        )?;
         told("a segment's size", segment(socket, send.segment.unwrap_or(0)))?;
         told("sending UDP", socket.send(&send.payload))?;
     }
