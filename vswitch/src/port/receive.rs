@@ -145,8 +145,10 @@ const fn bit(mode: ReceiveMode) -> u8 {
 #[cfg(test)]
 mod tests {
     use offload::rss::HashTypes;
+    use proptest::prelude::*;
 
     use super::*;
+    use crate::net_control::{Limits, decode};
 
     const OWN: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
     const OTHER: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
@@ -252,5 +254,31 @@ mod tests {
             (false, None)
         );
         assert!(policy.hasher.is_some());
+    }
+
+    proptest! {
+        #[test]
+        fn any_commands_leave_queues_that_exist(
+            commands in prop::collection::vec(
+                (0..6_u8, 0..3_u8, prop::collection::vec(prop_oneof![Just(0), 0..4_u8, any::<u8>()], 0..80)),
+                0..20,
+            ),
+            pairs in 1..17_u16,
+            dst: [u8; 6],
+            hash: u32,
+        ) {
+            let limits = Limits { features: u64::MAX, queue_pairs: pairs };
+            let mut policy = ReceivePolicy::new(u64::MAX);
+            for (class, number, data) in commands {
+                if let Ok(command) = decode(&[&[class, number][..], &data].concat(), limits) {
+                    policy.apply(command);
+                }
+                let takes = policy.takes(MacAddr(dst), TagForm::Tagged(hash as u16));
+                prop_assert!(takes || policy.is_selective());
+                let pair = policy.queue_pair(hash, HashReport::Tcpv4);
+                prop_assert_eq!(pair.is_some(), policy.steers());
+                prop_assert!(pair.is_none_or(|pair| pair < pairs));
+            }
+        }
     }
 }
