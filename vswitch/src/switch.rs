@@ -576,7 +576,7 @@ fn open(
         PortKind::VhostUser(path) => VhostUserPort::listen(path, config.queues, config.mtu)
             .map_err(|error| refused(error.to_string()))?,
         PortKind::Tap(interface) => {
-            TapPort::open(interface, config.mtu).map_err(|error| refused(error.to_string()))?
+            TapPort::open(interface, config.mtu, config.queues).map_err(|error| refused(error.to_string()))?
         }
         PortKind::Uplink(kind) => uplink::open(kind, config).map_err(|error| refused(error.to_string()))?,
         PortKind::Endpoint(cidr) => {

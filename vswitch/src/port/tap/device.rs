@@ -33,6 +33,7 @@ pub(super) struct Device {
     file: File,
     name: String,
     uso: bool,
+    multi_queue: bool,
 }
 
 /// What poll(2) says of a tap.
@@ -45,7 +46,8 @@ pub(super) struct Readiness {
 }
 
 impl Device {
-    pub(super) fn open(name: &str, mtu: u16) -> Result<Self, TapError> {
+    /// Opens a descriptor of the tap, one of several if it is `multi_queue`.
+    pub(super) fn open(name: &str, mtu: u16, multi_queue: bool) -> Result<Self, TapError> {
         let mut request = Request::new(name).ok_or_else(|| TapError::Name {
             name: name.to_owned(),
         })?;
@@ -62,6 +64,7 @@ impl Device {
             file,
             name: name.to_owned(),
             uso: false,
+            multi_queue,
         };
         device.join(&mut request)?;
         device.set_headers()?;
@@ -71,7 +74,12 @@ impl Device {
 
     /// Joins the interface, or makes it.
     fn join(&self, request: &mut Request) -> Result<(), TapError> {
-        request.set_flags(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR);
+        let several = if self.multi_queue {
+            libc::IFF_MULTI_QUEUE
+        } else {
+            0
+        };
+        request.set_flags(libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | several);
         request
             .ioctl(self.as_raw_fd(), libc::TUNSETIFF)
             .map_err(|source| {
@@ -79,7 +87,9 @@ impl Device {
                 match source.raw_os_error() {
                     Some(libc::EPERM | libc::EACCES) => TapError::Denied { name },
                     Some(libc::EBUSY) => TapError::Busy { name },
+                    Some(libc::EINVAL) if self.multi_queue => TapError::NotMultiQueue { name },
                     Some(libc::EINVAL) => TapError::NotTap { name },
+                    Some(libc::E2BIG) => TapError::TooManyQueues { name },
                     _ => TapError::Kernel {
                         name,
                         what: "the interface",
@@ -106,10 +116,6 @@ impl Device {
                 .map_err(|source| refused("checksum and TCP offloads", source))?;
         }
         Ok(())
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
     }
 
     /// What the kernel takes. It has taken partial checksums and large TCP for as long as it has had virtio-net headers.
@@ -369,7 +375,7 @@ mod tests {
             "sixteen-letters!",
             "\u{e4}",
         ] {
-            let error = Device::open(name, 1500).err().expect(name);
+            let error = Device::open(name, 1500, false).err().expect(name);
             assert!(matches!(error, TapError::Name { .. }), "{name}: {error}");
             assert!(error.to_string().contains("is no interface name"), "{error}");
         }

@@ -47,6 +47,23 @@ pub enum TapError {
         /// The interface.
         name: String,
     },
+    /// An interface of that name exists and takes one descriptor only, or is no tap.
+    #[error(
+        "tap {name}: an interface of this name exists and is no tap with several queues; give the port queues = 1, or make \
+         the interface anew: ip tuntap add dev {name} mode tap multi_queue"
+    )]
+    NotMultiQueue {
+        /// The interface.
+        name: String,
+    },
+    /// Other programs have queues of the tap, and there are no more.
+    #[error(
+        "tap {name}: the interface has no more queues; stop the other programs that use it, or give the port fewer"
+    )]
+    TooManyQueues {
+        /// The interface.
+        name: String,
+    },
     /// The kernel's taps have no virtio-net header as the switch needs it.
     #[error("tap {name}: the kernel refuses {what} ({source}); Linux 4.0 or later is needed")]
     Kernel {

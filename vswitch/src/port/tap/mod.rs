@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -26,15 +26,22 @@ use device::{Device, Readiness};
 
 /// A tap interface as a port.
 pub struct TapPort {
-    device: Device,
+    queues: Vec<Queue>,
+    name: String,
     waker: OnceLock<Arc<dyn Waker>>,
-    /// A buffer to read the next frame into, when the last read found none.
-    spare: Mutex<Vec<u8>>,
     /// The port was closed, or the interface was removed: nothing moves any more.
     gone: AtomicBool,
+    faults: Faults,
+}
+
+/// A descriptor of the interface. One that has several deals frames out to them by flow, and learns from each flow's frames
+/// that come in which of them its others are to leave by.
+struct Queue {
+    device: Device,
+    /// A buffer to read the next frame into, when the last read found none.
+    spare: Mutex<Vec<u8>>,
     /// The descriptor is watched for room.
     wants_room: AtomicBool,
-    faults: Faults,
 }
 
 /// What went wrong with frames.
@@ -53,21 +60,28 @@ struct Faults {
 impl TapPort {
     /// Opens the tap `name`, makes it if there is none, gives it an MTU (in octets of IP) and brings it up.
     ///
-    /// It works in the network namespace of the calling thread. A tap that it made goes when the port goes.
-    pub fn open(name: &str, mtu: u16) -> Result<Arc<Self>, TapError> {
+    /// With several queues it has to be, and is made, a tap of that kind (`IFF_MULTI_QUEUE`). It works in the network
+    /// namespace of the calling thread. A tap that it made goes when the port goes.
+    pub fn open(name: &str, mtu: u16, queues: u16) -> Result<Arc<Self>, TapError> {
+        let open = |_| {
+            Ok(Queue {
+                device: Device::open(name, mtu, queues > 1)?,
+                spare: Mutex::new(Vec::new()),
+                wants_room: AtomicBool::new(false),
+            })
+        };
         Ok(Arc::new(Self {
-            device: Device::open(name, mtu)?,
+            queues: (0..queues.max(1)).map(open).collect::<Result<_, _>>()?,
+            name: name.to_owned(),
             waker: OnceLock::new(),
-            spare: Mutex::new(Vec::new()),
             gone: AtomicBool::new(false),
-            wants_room: AtomicBool::new(false),
             faults: Faults::default(),
         }))
     }
 
     /// The interface's name.
     pub fn name(&self) -> &str {
-        self.device.name()
+        &self.name
     }
 
     fn is_gone(&self) -> bool {
@@ -78,30 +92,45 @@ impl TapPort {
     fn go(&self, why: &str) {
         if !self.gone.swap(true, Ordering::AcqRel) {
             if let Some(waker) = self.waker.get() {
-                waker.unwatch(0, self.fd());
+                for (number, queue) in (0..).zip(&self.queues) {
+                    waker.unwatch(number, queue.device.as_raw_fd());
+                }
             }
             *self.faults.last.lock() = Some(format!("tap {}: {why}", self.name()));
         }
     }
 
-    fn fd(&self) -> RawFd {
-        self.device.as_raw_fd()
+    fn queue(&self, queue: u16) -> Option<&Queue> {
+        self.queues.get(usize::from(queue)).filter(|_| !self.is_gone())
     }
 
-    fn watch_room(&self, on: bool) {
-        if self.is_gone() || self.wants_room.swap(on, Ordering::AcqRel) == on {
+    /// The queue that a flow's frames go in by.
+    fn queue_of(&self, frame: &Outgoing<'_>) -> u16 {
+        (frame.flow_hash as usize % self.queues.len().max(1)) as u16
+    }
+
+    fn watch_room(&self, queue: u16, on: bool) {
+        let Some(Queue {
+            device, wants_room, ..
+        }) = self.queue(queue)
+        else {
+            return;
+        };
+        if wants_room.swap(on, Ordering::AcqRel) == on {
             return;
         }
         if let Some(waker) = self.waker.get()
-            && let Err(error) = waker.watch_writable(0, self.fd(), on)
+            && let Err(error) = waker.watch_writable(queue, device.as_raw_fd(), on)
         {
             self.faults.note(&self.faults.refused, self.name(), &error);
         }
     }
 
     /// Notices an interface that was removed.
-    fn look(&self) -> Readiness {
-        let readiness = self.device.readiness();
+    fn look(&self, queue: u16) -> Readiness {
+        let readiness = self
+            .queue(queue)
+            .map_or_else(Readiness::default, |queue| queue.device.readiness());
         if readiness.broken {
             self.go(REMOVED);
         }
@@ -109,18 +138,22 @@ impl TapPort {
     }
 
     fn deliver_one(&self, frame: &Outgoing<'_>) -> Result<(), Refusal> {
+        let number = self.queue_of(frame);
+        let Some(queue) = self.queue(number) else {
+            return Err(Refusal::Drop(DropReason::PortDown));
+        };
         let vnet = VnetHeader {
             num_buffers: 0,
             ..frame.vnet
         };
-        let error = match self.device.write(vnet, frame.head, frame.tail) {
+        let error = match queue.device.write(vnet, frame.head, frame.tail) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
         let faults = &self.faults;
         Err(match error.raw_os_error() {
             Some(libc::EAGAIN | libc::ENOBUFS) => {
-                self.watch_room(true);
+                self.watch_room(number, true);
                 Refusal::Full
             }
             Some(libc::EBADFD | libc::ENODEV) => {
@@ -153,23 +186,29 @@ impl Faults {
 
 impl Backend for TapPort {
     fn attach(&self, waker: Arc<dyn Waker>) {
-        if let Err(error) = waker.watch(0, self.fd()) {
-            self.faults.note(&self.faults.read, self.name(), &error);
+        for (number, queue) in (0..).zip(&self.queues) {
+            if let Err(error) = waker.watch(number, queue.device.as_raw_fd()) {
+                self.faults.note(&self.faults.read, self.name(), &error);
+            }
         }
         // A second call would be the switch's mistake; the first waker stays.
         let _ = self.waker.set(waker);
     }
 
-    fn take(&self, _queue: u16, _now: Instant, burst: &mut Burst) {
-        if self.is_gone() {
+    fn queues(&self) -> u16 {
+        self.queues.len() as u16
+    }
+
+    fn take(&self, queue: u16, _now: Instant, burst: &mut Burst) {
+        let Some(Queue { device, spare, .. }) = self.queue(queue) else {
             return;
-        }
-        let mut spare = self.spare.lock();
+        };
+        let mut spare = spare.lock();
         while burst.room() > 0 {
             if spare.capacity() == 0 {
                 *spare = burst.buffer(device::SPARE);
             }
-            match self.device.read(&mut spare) {
+            match device.read(&mut spare) {
                 Ok(vnet) => burst.push_owned(vnet, std::mem::take(&mut *spare)),
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return,
@@ -184,17 +223,14 @@ impl Backend for TapPort {
     fn complete(&self, _queue: u16, _burst: &Burst) {}
 
     fn capabilities(&self) -> Capabilities {
-        self.device.capabilities()
+        // All descriptors of an interface have the same.
+        self.queues
+            .first()
+            .map_or_else(Capabilities::default, |queue| queue.device.capabilities())
     }
 
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery {
         for (accepted, frame) in frames.iter().enumerate() {
-            if self.is_gone() {
-                return Delivery {
-                    accepted,
-                    refusal: Some(Refusal::Drop(DropReason::PortDown)),
-                };
-            }
             if let Err(refusal) = self.deliver_one(frame) {
                 return Delivery {
                     accepted,
@@ -210,22 +246,19 @@ impl Backend for TapPort {
 
     fn notify(&self) {}
 
-    fn arm(&self, _queue: u16, wants_room: bool) -> bool {
-        if self.is_gone() {
-            return false;
-        }
-        self.watch_room(wants_room);
-        let readiness = self.look();
-        readiness.readable || wants_room && readiness.writable
+    fn arm(&self, queue: u16, wants_room: bool) -> bool {
+        self.watch_room(queue, wants_room);
+        let readiness = self.look(queue);
+        !self.is_gone() && (readiness.readable || wants_room && readiness.writable)
     }
 
-    fn disarm(&self, _queue: u16) {
-        self.watch_room(false);
+    fn disarm(&self, queue: u16) {
+        self.watch_room(queue, false);
     }
 
-    fn woken(&self, _queue: u16) {
+    fn woken(&self, queue: u16) {
         // Readiness is a level: reading is what ends it. Only an interface that went has to be noticed here.
-        self.look();
+        self.look(queue);
     }
 
     fn deadline(&self, _queue: u16, _now: Instant) -> Option<Instant> {
@@ -256,8 +289,10 @@ impl Backend for TapPort {
 
     fn close(&self) {
         self.go("closed");
-        if let Err(error) = self.device.release() {
-            self.faults.note(&self.faults.read, self.name(), &error);
+        for queue in &self.queues {
+            if let Err(error) = queue.device.release() {
+                self.faults.note(&self.faults.read, self.name(), &error);
+            }
         }
     }
 }

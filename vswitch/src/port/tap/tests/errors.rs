@@ -23,10 +23,10 @@ fn each_reason_to_fail_is_named() {
         return;
     }
     in_namespace(|| {
-        let first = TapPort::open("tap-busy", 1500).expect("a new tap");
+        let first = TapPort::open("tap-busy", 1500, 1).expect("a new tap");
         assert_eq!(first.name(), "tap-busy");
         let message = |name, mtu| {
-            TapPort::open(name, mtu)
+            TapPort::open(name, mtu, 1)
                 .err()
                 .map(|error| error.to_string())
                 .expect("an error")
@@ -53,7 +53,7 @@ fn an_ordinary_user_needs_a_tap_of_their_own() {
         let result = unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
 
-        let error = TapPort::open("tap-new", 1500).err().expect("not allowed");
+        let error = TapPort::open("tap-new", 1500, 1).err().expect("not allowed");
         if matches!(error, TapError::NoTunDevice { .. }) {
             eprintln!("skipped: the rest of an_ordinary_user_needs_a_tap_of_their_own ({error})");
             return;
@@ -65,13 +65,13 @@ fn an_ordinary_user_needs_a_tap_of_their_own() {
                 .contains("ip tuntap add dev tap-new mode tap user"),
             "{error}"
         );
-        assert!(TapPort::open("tap-user", 9000).is_ok());
+        assert!(TapPort::open("tap-user", 9000, 1).is_ok());
         assert!(matches!(
-            TapPort::open("tap-mtu", 9000),
+            TapPort::open("tap-mtu", 9000, 1),
             Err(TapError::Mtu { .. })
         ));
         assert!(matches!(
-            TapPort::open("tap-down", 1500),
+            TapPort::open("tap-down", 1500, 1),
             Err(TapError::Up { .. })
         ));
     });
@@ -83,7 +83,7 @@ fn a_frame_that_the_kernel_refuses_is_counted_and_the_next_one_goes() {
         return;
     }
     in_namespace(|| {
-        let port = TapPort::open("tap0", 1500).expect("a new tap");
+        let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
         let drop = |reason| Some(Refusal::Drop(reason));
         let beyond = VnetHeader {
             flags: VnetHeader::NEEDS_CSUM,
@@ -135,7 +135,7 @@ fn memory_that_vanished_costs_the_frame_only() {
         return;
     }
     in_namespace(|| {
-        let port = TapPort::open("tap0", 1500).expect("a new tap");
+        let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
         // SAFETY: a new anonymous mapping at an address of the kernel's choice.
         let page = unsafe {
             libc::mmap(
@@ -173,7 +173,7 @@ fn a_link_that_is_down_drops_until_it_is_up() {
         return;
     }
     in_namespace(|| {
-        let port = TapPort::open("tap0", 1500).expect("a new tap");
+        let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
         ip("link set tap0 down");
         let down = Some(Refusal::Drop(DropReason::PortDown));
         assert_eq!(refusal(&port, VnetHeader::default(), &frame()), down);
@@ -190,7 +190,7 @@ fn an_interface_that_is_removed_takes_the_port_down_for_good() {
         return;
     }
     in_namespace(|| {
-        let port = TapPort::open("tap0", 1500).expect("a new tap");
+        let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
         let waker = Arc::new(NotingWaker::default());
         port.attach(waker.clone());
         assert_eq!(waker.noted(), ["watch"]);
@@ -223,8 +223,8 @@ fn reading_and_writing_notice_a_removal_as_well() {
         return;
     }
     in_namespace(|| {
-        let reader = TapPort::open("tap0", 1500).expect("a new tap");
-        let writer = TapPort::open("tap1", 1500).expect("a new tap");
+        let reader = TapPort::open("tap0", 1500, 1).expect("a new tap");
+        let writer = TapPort::open("tap1", 1500, 1).expect("a new tap");
         ip("link delete tap0");
         ip("link delete tap1");
         reader.take(0, Instant(0), &mut Burst::default());
@@ -241,7 +241,7 @@ fn sleeping_asks_for_room_only_when_wanted() {
         return;
     }
     in_namespace(|| {
-        let port = TapPort::open("tap0", 1500).expect("a new tap");
+        let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
         let waker = Arc::new(NotingWaker::default());
         port.attach(waker.clone());
         // What the kernel says by itself when an interface comes up.
@@ -272,7 +272,7 @@ fn an_mtu_is_set_and_a_tap_goes_with_its_port() {
         return;
     }
     in_namespace(|| {
-        let port = TapPort::open("tap0", 9000).expect("a new tap");
+        let port = TapPort::open("tap0", 9000, 1).expect("a new tap");
         let show = || {
             Command::new("ip")
                 .args(["-o", "link", "show", "tap0"])
@@ -299,11 +299,11 @@ fn a_closed_port_lets_its_interface_go() {
         return;
     }
     in_namespace(|| {
-        let old = TapPort::open("tap0", 1500).expect("a new tap");
+        let old = TapPort::open("tap0", 1500, 1).expect("a new tap");
         old.close();
         let start = WallClock::now();
         let new = loop {
-            match TapPort::open("tap0", 1500) {
+            match TapPort::open("tap0", 1500, 1) {
                 // A process that another test is just starting has the file for a moment longer.
                 Err(TapError::Busy { .. }) if start.elapsed() < LIMIT => {}
                 result => break result.expect("the name is free"),

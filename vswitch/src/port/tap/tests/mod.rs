@@ -3,6 +3,7 @@
 //! They need root; without it each says by name that it was skipped.
 #![allow(unsafe_code)]
 
+use std::os::fd::RawFd;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -12,6 +13,7 @@ use super::*;
 use crate::frame::Body;
 
 mod errors;
+mod queues;
 mod traffic;
 
 /// Bounds a test that went wrong; no test waits for it otherwise.

@@ -78,9 +78,11 @@ fn kernel_to_kernel(addresses: [&'static str; 2]) -> Pumped {
             result
         });
         let (a, b) = (ports.recv().expect("a port"), ports.recv().expect("a port"));
-        let pumped = pump([&*a, &*b], &[a.fd(), b.fd()], || {
-            server.is_finished() && client.is_finished()
-        });
+        let pumped = pump(
+            [&*a, &*b],
+            &[a.queues[0].device.as_raw_fd(), b.queues[0].device.as_raw_fd()],
+            || server.is_finished() && client.is_finished(),
+        );
         let (server, client) = (
             server.join().expect("the server"),
             client.join().expect("the client"),
@@ -92,7 +94,7 @@ fn kernel_to_kernel(addresses: [&'static str; 2]) -> Pumped {
 }
 
 fn open_with_address(address: &str) -> Arc<TapPort> {
-    let port = TapPort::open("tap0", 1500).expect("a new tap");
+    let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
     let nodad = if address.contains(':') { " nodad" } else { "" };
     ip(&format!("address add {address} dev tap0{nodad}"));
     port
@@ -160,7 +162,9 @@ fn the_kernel_and_an_endpoint_talk() {
                 ping("192.0.2.2");
                 done_tx.send(()).expect("the pump");
             });
-            let pumped = pump([&*tap, &*endpoint], &[tap.fd()], || done.try_recv().is_ok());
+            let pumped = pump([&*tap, &*endpoint], &[tap.queues[0].device.as_raw_fd()], || {
+                done.try_recv().is_ok()
+            });
             assert_eq!(pumped.refused, 0, "{pumped:?}");
         });
         let counts = endpoint.services();
