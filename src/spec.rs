@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use introspection::{Profile, Rule};
 use serde::{Deserialize, Serialize};
-use vswitch::control::{FilterConfig, PortConfig, PortKind, Uplink, VlanMode, is_port_name};
+use vswitch::control::{FilterConfig, PortConfig, PortKind, Uplink, UplinkMode, VlanMode, is_port_name};
 
 /// Longest path of a Unix socket in octets (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -33,6 +33,9 @@ pub struct PortSpec {
     /// A network interface of the host, with the wire behind it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink: Option<String>,
+    /// How the uplink's frames are carried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink_mode: Option<String>,
     /// The address and prefix length of a small IP host inside the switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -133,6 +136,14 @@ impl PortSpec {
             ("endpoint", self.endpoint.is_some()),
         ];
         let mut given = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
+        if self.uplink_mode.is_some() && self.uplink.is_none() {
+            return refuse(
+                "uplink-mode",
+                format!(
+                    "port \"{name}\" has uplink-mode and no uplink; name the interface: uplink = \"eth1\""
+                ),
+            );
+        }
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             return refuse(
                 second,
@@ -148,9 +159,10 @@ impl PortSpec {
             return Ok(PortKind::Tap(self.interface("tap", interface)?));
         }
         if let Some(interface) = &self.uplink {
-            return Ok(PortKind::Uplink(Uplink::new(
-                self.interface("uplink", interface)?,
-            )));
+            return Ok(PortKind::Uplink(Uplink {
+                interface: self.interface("uplink", interface)?,
+                mode: self.uplink_mode()?,
+            }));
         }
         match &self.endpoint {
             Some(cidr) => self.address(cidr),
@@ -188,6 +200,22 @@ impl PortSpec {
             return refuse(key, message);
         }
         Ok(interface.to_owned())
+    }
+
+    fn uplink_mode(&self) -> Checked<UplinkMode> {
+        let word = self.uplink_mode.as_deref().unwrap_or(UplinkMode::Auto.name());
+        let known = UplinkMode::ALL.into_iter().find(|mode| mode.name() == word);
+        known.map_or_else(
+            || {
+                let message = format!(
+                    "port \"{}\": uplink-mode is {:?}; use auto, af-packet or af-xdp",
+                    self.name,
+                    shorten(word)
+                );
+                refuse("uplink-mode", message)
+            },
+            Ok,
+        )
     }
 
     fn address(&self, cidrs: &str) -> Checked<PortKind> {
@@ -431,6 +459,16 @@ mod tests {
             ),
             (r#""name":"a","tap":"a/b""#, "tap", "1 to 15"),
             (r#""name":"a","uplink":"a/b""#, "uplink", "1 to 15"),
+            (
+                r#""name":"a","uplink":"u","uplink-mode":"dpdk""#,
+                "uplink-mode",
+                "af-packet or af-xdp",
+            ),
+            (
+                r#""name":"a","tap":"t","uplink-mode":"auto""#,
+                "uplink-mode",
+                "name the interface",
+            ),
             (r#""name":"a","vhost-user":"""#, "vhost-user", "1 to 107"),
             (&long_path, "vhost-user", "shorter"),
         ]);

@@ -47,6 +47,10 @@ pub(super) struct AddArgs {
     #[arg(long, value_name = "IF")]
     uplink: Option<String>,
 
+    /// How the uplink's frames are carried: auto, af-packet or af-xdp
+    #[arg(long, value_name = "MODE", requires = "uplink")]
+    uplink_mode: Option<String>,
+
     /// Be a small IP host with this address
     #[arg(long, value_name = "CIDR")]
     endpoint: Option<String>,
@@ -126,6 +130,7 @@ fn add(args: AddArgs) -> Result<()> {
             .context("the socket's path")?,
         tap: args.tap,
         uplink: args.uplink,
+        uplink_mode: args.uplink_mode,
         endpoint: args.endpoint,
         vlan: args.vlan,
         trunk: args.trunk,

@@ -108,6 +108,20 @@ impl Namespace {
         }
     }
 
+    /// Keeps the thread, and what it starts from here on, on the first CPU.
+    pub fn pin(&self) {
+        self.run(|| {
+            // SAFETY: `cpu_set_t` is a plain bit array for which all zeroes is the empty set, and CPU 0 is inside it. The call
+            // reads `set` for the length given and changes nothing but this thread's affinity.
+            let result = unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(0, &mut set);
+                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
+            };
+            assert_eq!(result, 0, "{}", io::Error::last_os_error());
+        });
+    }
+
     /// Runs a shell command in the network.
     pub fn host(&self, command: impl Into<String>) -> String {
         let command = command.into();

@@ -9,3 +9,4 @@ mod scene;
 mod support;
 mod transfer;
 mod vmq;
+mod xdp;

@@ -16,6 +16,9 @@ pub(crate) const B_LINK: &str = "t0";
 pub(crate) const A: u8 = 1;
 pub(crate) const B: u8 = 2;
 
+/// Two workers, on one CPU: a veth pair reorders what is sent by several, host A included.
+pub(crate) const TWO_WORKERS: &str = "[[worker]]\ncpu = 0\n[[worker]]\ncpu = 0\n";
+
 /// The scene. Dropping it ends the switch and its networks.
 pub(crate) struct Scene {
     pub(crate) a: Namespace,
@@ -66,6 +69,13 @@ impl Scene {
         self.daemon.cli(&[&add, options].concat())
     }
 
+    /// Has the hosts' windows small enough for all queues to hold what is under way.
+    pub(crate) fn small_windows(&self) {
+        for namespace in [&self.a, &self.b] {
+            namespace.host("sysctl -q -w net.ipv4.tcp_rmem='4096 65536 65536'");
+        }
+    }
+
     /// Gives both hosts their addresses, on these interfaces.
     pub(crate) fn address(&self, a_link: &str, b_link: &str) {
         for (namespace, link, number) in [(&self.a, a_link, A), (&self.b, b_link, B)] {
@@ -80,8 +90,11 @@ impl Scene {
     /// Host A pings host B, over IPv4 and IPv6.
     pub(crate) fn ping(&self) {
         for address in [format!("192.0.2.{B}"), format!("2001:db8::{B}")] {
-            let said = self.a.host(format!("ping -c 5 -i 0.01 -W 5 {address}"));
-            assert!(said.contains("5 received"), "{said}");
+            // One by one: of several, ping waits for the last one's answer for two round trips only.
+            for _ in 0..5 {
+                let said = self.a.host(format!("ping -c 1 -W 10 {address}"));
+                assert!(said.contains("1 received"), "{said}");
+            }
         }
     }
 
@@ -111,16 +124,18 @@ impl Scene {
         }
     }
 
+    /// Neither did the wire lose anything on its way in.
+    pub(crate) fn nothing_missed(&self) {
+        self.nothing_dropped();
+        let port = self.port("wire");
+        assert_eq!(port["peer"]["refusals"], serde_json::json!({}), "{port}");
+    }
+
     /// A counter of a port.
     pub(crate) fn count(&self, port: &str, counter: &str) -> u64 {
         let stats = self.daemon.port_stats(port);
         stats[counter].as_u64().expect("a counter")
     }
-}
-
-/// A counter of a namespace's TCP, from `/proc/net/netstat`.
-pub(crate) fn tcp_counter(namespace: &Namespace, name: &'static str) -> u64 {
-    namespace.run(move || netns::counter("netstat", "TcpExt", name))
 }
 
 /// Sets an interface of a namespace up or down.

@@ -1,17 +1,25 @@
 //! TCP connections between the hosts, over which both ends send at once; what arrives is compared by digest.
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use crate::scene::{B, Scene};
+use crate::scene::{A, B, Scene};
 use crate::support::frames::{Digest, Random};
 use crate::support::netns::Namespace;
 
 /// Bounds a test that went wrong.
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// Datagrams of a flow.
+const DATAGRAMS: u32 = 500;
+/// Datagrams between pauses, in which queues run empty.
+const RUN: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long nothing comes before a flow is over.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What went one way, at both ends.
 type Ends = (Digest, Digest);
@@ -44,6 +52,56 @@ pub(crate) fn exchange(scene: &Scene, address: IpAddr, octets: usize, connection
         let (sent_a, got_a) = client.recv_timeout(LIMIT).expect("the client ends");
         assert_eq!((sent_a, sent_b), (got_b, got_a), "what is sent arrives");
     }
+}
+
+/// Sends numbered datagrams both ways over each of so many flows at once. Some may be lost, where a socket's buffer is full;
+/// none may overtake another of its flow.
+pub(crate) fn numbered(scene: &Scene, flows: u16) {
+    let socket = |namespace: &Namespace, own: u8, peer: u8, flow: u16| {
+        let address = move |number| (Ipv4Addr::new(192, 0, 2, number), 6000 + flow);
+        namespace.run(move || {
+            let socket = UdpSocket::bind(address(own)).expect("an own address");
+            socket.connect(address(peer)).expect("a route");
+            socket.set_read_timeout(Some(QUIET)).expect("a timeout");
+            socket
+        })
+    };
+    let mut sockets = Vec::new();
+    for flow in 0..flows {
+        for (namespace, own, peer) in [(&scene.a, A, B), (&scene.b, B, A)] {
+            sockets.push((namespace, socket(namespace, own, peer, flow)));
+        }
+    }
+    let receive = |(namespace, receiver): (&Namespace, UdpSocket)| {
+        let sender = receiver.try_clone().expect("a second handle");
+        start(namespace, move || {
+            for number in 0..DATAGRAMS {
+                // What does not fit is lost, as on any network.
+                let _ = sender.send(&number.to_be_bytes());
+                if number % RUN == 0 {
+                    thread::sleep(PAUSE);
+                }
+            }
+        });
+        start(namespace, move || in_order(&receiver))
+    };
+    let ends: Vec<_> = sockets.into_iter().map(receive).collect();
+    for end in ends {
+        let received = end.recv_timeout(LIMIT).expect("the receiver ends");
+        assert!(received > 0, "a flow was lost altogether");
+    }
+}
+
+/// Receives until it is quiet; how many came.
+fn in_order(socket: &UdpSocket) -> usize {
+    let (mut count, mut next, mut octets) = (0, 0, [0; 4]);
+    while socket.recv(&mut octets).is_ok() {
+        let number = u32::from_be_bytes(octets);
+        assert!(number >= next, "number {number} comes after {}", next - 1);
+        next = number + 1;
+        count += 1;
+    }
+    count
 }
 
 fn serve(namespace: &Namespace, address: IpAddr, port: u16, octets: usize) -> Receiver<Ends> {

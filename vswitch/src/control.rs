@@ -98,13 +98,44 @@ impl PortKind {
 pub struct Uplink {
     /// The host's interface.
     pub interface: String,
+    /// How its frames are carried.
+    #[serde(default)]
+    pub mode: UplinkMode,
 }
 
 impl Uplink {
-    /// The uplink of an interface.
+    /// The uplink of an interface, its mode left to the switch.
     pub fn new(interface: impl Into<String>) -> Self {
         Self {
             interface: interface.into(),
+            mode: UplinkMode::Auto,
+        }
+    }
+}
+
+/// How an uplink's frames are carried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UplinkMode {
+    /// By AF_XDP when that works, else by AF_PACKET.
+    #[default]
+    Auto,
+    /// By packet sockets: everywhere, with offloads.
+    AfPacket,
+    /// By AF_XDP: without offloads, past the kernel's stack.
+    AfXdp,
+}
+
+impl UplinkMode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::AfPacket, Self::AfXdp];
+
+    /// The mode's word in configurations.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::AfPacket => "af-packet",
+            Self::AfXdp => "af-xdp",
         }
     }
 }

@@ -122,6 +122,32 @@ impl Burst {
         });
     }
 
+    /// Adds a frame whose first octets were copied; the rest, which may be nothing, stays where it is until the burst is
+    /// complete.
+    pub(crate) fn push_shared(
+        &mut self,
+        vnet: VnetHeader,
+        header: [u8; HEADER_COPY],
+        len: usize,
+        rest: Segment,
+    ) {
+        let first = self.segments.len() as u32;
+        let count = u32::from(rest.len > 0);
+        self.segments.extend((rest.len > 0).then_some(rest));
+        self.frames.push(Frame {
+            vnet,
+            len: len as u32 + rest.len,
+            token: 0,
+            queue: 0,
+            body: Body::Shared {
+                header,
+                header_len: len as u16,
+                first,
+                count,
+            },
+        });
+    }
+
     /// Forgets all frames; private buffers go back to the pool.
     pub fn clear(&mut self) {
         for frame in self.frames.drain(..) {

@@ -578,9 +578,7 @@ fn open(
         PortKind::Tap(interface) => {
             TapPort::open(interface, config.mtu).map_err(|error| refused(error.to_string()))?
         }
-        PortKind::Uplink(kind) => {
-            uplink::open(kind, config.queues, config.mtu).map_err(|error| refused(error.to_string()))?
-        }
+        PortKind::Uplink(kind) => uplink::open(kind, config).map_err(|error| refused(error.to_string()))?,
         PortKind::Endpoint(cidr) => {
             EndpointPort::new(cidr, mac_of_name(&config.name), config.mtu, applications)
                 .map_err(|error| refused(error.to_string()))?

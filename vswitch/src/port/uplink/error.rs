@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::xdp::XdpError;
+
 /// Why an uplink could not be opened: the interface, the reason and the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
@@ -52,6 +54,16 @@ pub enum UplinkError {
         capability: &'static str,
         /// The same as setcap(8) has them.
         grant: &'static str,
+    },
+    /// AF_XDP was asked for and cannot be had.
+    #[error(
+        "uplink {name}: AF_XDP does not work here: {reason}; uplink-mode af-packet works with every interface"
+    )]
+    NoXdp {
+        /// The interface.
+        name: String,
+        /// Why.
+        reason: XdpError,
     },
     /// The kernel refused something.
     #[error("uplink {name}: the kernel refuses {what} ({source}); Linux 6.0 or later is needed")]

@@ -1,4 +1,4 @@
-//! What the kernel says of an interface: netdevice(7).
+//! What the kernel says of an interface: netdevice(7) and ethtool's channels.
 //!
 //! `unsafe` is for ioctl(2), which fills C structures.
 #![allow(unsafe_code)]
@@ -10,6 +10,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use super::UplinkError;
 
+/// `ETHTOOL_GCHANNELS` (linux/ethtool.h).
+const GET_CHANNELS: u32 = 0x3c;
 /// Names in an error message.
 const NAMED: usize = 16;
 
@@ -30,6 +32,18 @@ pub(super) enum LinkState {
     Down,
     /// It was removed, or moved to another network namespace.
     Gone,
+}
+
+/// `struct ethtool_channels`.
+#[repr(C)]
+#[derive(Default)]
+struct Channels {
+    command: u32,
+    max: [u32; 4],
+    receive: u32,
+    transmit: u32,
+    other: u32,
+    combined: u32,
 }
 
 impl Link {
@@ -102,6 +116,22 @@ impl Link {
         Ok(unsafe { request.ifr_ifru.ifru_mtu }.unsigned_abs())
     }
 
+    /// Queues that the interface receives on; 1 if its driver does not say.
+    pub(super) fn receive_queues(&self) -> u32 {
+        let mut channels = Channels {
+            command: GET_CHANNELS,
+            ..Channels::default()
+        };
+        let asked = self.request().and_then(|mut request| {
+            request.ifr_ifru.ifru_data = (&raw mut channels).cast();
+            self.ask(&mut request, libc::SIOCETHTOOL)
+        });
+        match asked {
+            Ok(()) => channels.receive.saturating_add(channels.combined).max(1),
+            Err(_) => 1,
+        }
+    }
+
     pub(super) fn refusal(&self, what: &'static str, source: io::Error) -> UplinkError {
         UplinkError::kernel(&self.name, what, source)
     }
@@ -117,7 +147,8 @@ impl Link {
 
     fn ask(&self, request: &mut libc::ifreq, what: libc::Ioctl) -> io::Result<()> {
         // SAFETY: every request that this is called with takes a pointer to a struct ifreq, which is borrowed mutably
-        // during the call.
+        // during the call. SIOCETHTOOL follows the pointer in it, which its only caller has lead to a local
+        // `ethtool_channels` that outlives the call.
         match unsafe { libc::ioctl(self.control.as_raw_fd(), what, std::ptr::from_mut(request)) } {
             0.. => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -3,6 +3,9 @@
 //! What the interface receives enters the switch, and what the switch delivers to the port leaves by the interface. The
 //! host's own network stack still sees what comes in; an interface that is an uplink should have no address.
 //!
+//! Two ways lead to its frames: AF_XDP, the faster one for small frames, and AF_PACKET, which works everywhere and carries large
+//! sends whole. `uplink-mode` chooses.
+//!
 //! `pnet_datalink` finds the interface. Its channels carry frames without virtio-net headers, so that a large send
 //! would have to be cut and summed in software; therefore the sockets are the switch's own.
 
@@ -17,32 +20,65 @@ use introspection::Instant;
 use parking_lot::Mutex;
 
 use super::{Backend, BackendStatus, Waker};
-use crate::control::Uplink;
+use crate::control::{PortConfig, Uplink, UplinkMode, VlanMode};
 
 mod error;
 mod link;
 mod packet;
 #[cfg(test)]
 mod tests;
+mod xdp;
 
 pub use error::UplinkError;
+pub use xdp::XdpError;
 
 use link::{Link, LinkState};
 use packet::PacketPort;
+use xdp::XdpPort;
 
 /// When an interface that took no more frames is tried again: its queue drains by itself, and nobody rings when it has.
 const RETRY: Duration = Duration::from_micros(50);
 
-/// Opens an interface of the calling thread's network namespace. `mtu` is in octets of IP.
-pub fn open(uplink: &Uplink, queues: u16, mtu: u16) -> Result<Arc<dyn Backend>, UplinkError> {
-    let link = Link::find(&uplink.interface)?;
-    link.check(mtu)?;
-    Ok(Arc::new(PacketPort::open(link, queues)?))
+/// Opens an interface of the calling thread's network namespace as the port of this configuration.
+pub fn open(uplink: &Uplink, config: &PortConfig) -> Result<Arc<dyn Backend>, UplinkError> {
+    let link = Arc::new(Link::find(&uplink.interface)?);
+    link.check(config.mtu)?;
+    let packet = |served: String| -> Result<Arc<dyn Backend>, UplinkError> {
+        Ok(Arc::new(PacketPort::open(
+            Arc::clone(&link),
+            config.queues,
+            served,
+        )?))
+    };
+    match uplink.mode {
+        UplinkMode::AfPacket => packet("AF_PACKET, as asked for".to_owned()),
+        UplinkMode::AfXdp => match XdpPort::open(Arc::clone(&link), config, true) {
+            Ok(port) => Ok(Arc::new(port)),
+            Err(reason) => Err(UplinkError::NoXdp {
+                name: link.name().to_owned(),
+                reason,
+            }),
+        },
+        UplinkMode::Auto => match automatic(&link, config) {
+            Ok(port) => Ok(Arc::new(port)),
+            Err(reason) => packet(format!("AF_PACKET, and not AF_XDP: {reason}")),
+        },
+    }
+}
+
+/// AF_XDP where nothing is lost by it.
+fn automatic(link: &Arc<Link>, config: &PortConfig) -> Result<XdpPort, XdpError> {
+    if matches!(config.vlan, VlanMode::Trunk(_)) {
+        return Err(XdpError::Trunk);
+    }
+    XdpPort::open(Arc::clone(link), config, false)
 }
 
 /// What every uplink keeps, however its frames are carried.
 struct Station {
-    link: Link,
+    link: Arc<Link>,
+    /// How the port is served, and why so.
+    served: String,
     waker: OnceLock<Arc<dyn Waker>>,
     /// The port was closed, or the interface was removed: nothing moves any more.
     gone: AtomicBool,
@@ -62,16 +98,15 @@ struct Faults {
     read: AtomicU64,
     /// Frames that came in longer than the switch carries.
     too_long: AtomicU64,
-    /// Frames that came in while the socket had no room.
-    missed: AtomicU64,
     /// The last one, in words.
     last: Mutex<Option<String>>,
 }
 
 impl Station {
-    fn new(link: Link) -> Self {
+    fn new(link: Arc<Link>, served: String) -> Self {
         Self {
             link,
+            served,
             waker: OnceLock::new(),
             gone: AtomicBool::new(false),
             full: AtomicBool::new(false),
@@ -119,8 +154,8 @@ impl Station {
         (self.full.load(Ordering::Relaxed) && !self.is_gone()).then(|| now.after(RETRY))
     }
 
-    /// The state of the port, served in this way.
-    fn status(&self, served: &str) -> BackendStatus {
+    /// The state of the port, whose queues have missed so many frames.
+    fn status(&self, missed: u64) -> BackendStatus {
         let state = self.link.state();
         let up = state == LinkState::Up && !self.is_gone();
         let counts = [
@@ -128,11 +163,12 @@ impl Station {
             ("link_down", &self.faults.link_down),
             ("read_failed", &self.faults.read),
             ("frame_too_long", &self.faults.too_long),
-            ("frame_missed", &self.faults.missed),
         ];
         let refusals: BTreeMap<String, u64> = counts
             .into_iter()
-            .map(|(kind, counter)| (kind.to_owned(), counter.load(Ordering::Relaxed)))
+            .map(|(kind, counter)| (kind, counter.load(Ordering::Relaxed)))
+            .chain([("frame_missed", missed)])
+            .map(|(kind, n)| (kind.to_owned(), n))
             .filter(|(_, n)| *n > 0)
             .collect();
         let name = self.link.name();
@@ -149,7 +185,7 @@ impl Station {
             connections: u64::from(up),
             last_error,
             refusals,
-            served: Some(served.to_owned()),
+            served: Some(self.served.clone()),
         }
     }
 }

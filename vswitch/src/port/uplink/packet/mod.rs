@@ -5,7 +5,7 @@
 
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use introspection::Instant;
 use offload::VnetHeader;
@@ -39,18 +39,28 @@ struct Queue {
     socket: Socket,
     /// Buffers for the next frames.
     spare: Mutex<Vec<Vec<u8>>>,
+    /// Frames that came in while the socket had no room.
+    missed: AtomicU64,
+}
+
+impl Queue {
+    fn missed(&self) -> u64 {
+        let news = self.socket.missed();
+        self.missed.fetch_add(news, Ordering::Relaxed) + news
+    }
 }
 
 impl PacketPort {
     /// Serves an interface with so many sockets.
-    pub(super) fn open(link: Link, queues: u16) -> Result<Self, UplinkError> {
+    pub(super) fn open(link: Arc<Link>, queues: u16, served: String) -> Result<Self, UplinkError> {
         let sockets = socket::open_group(&link, queues)?;
         let queue = |socket| Queue {
             socket,
             spare: Mutex::default(),
+            missed: AtomicU64::new(0),
         };
         Ok(Self {
-            station: Station::new(link),
+            station: Station::new(link, served),
             queues: sockets.into_iter().map(queue).collect(),
             uso: socket::has_uso(),
         })
@@ -151,7 +161,7 @@ impl Backend for PacketPort {
     }
 
     fn take(&self, queue: u16, _now: Instant, burst: &mut Burst) {
-        let Some(Queue { socket, spare }) = self.queue(queue) else {
+        let Some(Queue { socket, spare, .. }) = self.queue(queue) else {
             return;
         };
         let mut spare = spare.lock();
@@ -240,9 +250,8 @@ impl Backend for PacketPort {
     }
 
     fn status(&self) -> BackendStatus {
-        let missed: u64 = self.queues.iter().map(|queue| queue.socket.missed()).sum();
-        self.station.faults.missed.fetch_add(missed, Ordering::Relaxed);
-        self.station.status("AF_PACKET")
+        let missed = self.queues.iter().map(Queue::missed);
+        self.station.status(missed.sum())
     }
 
     fn close(&self) {

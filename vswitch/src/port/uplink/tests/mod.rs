@@ -4,6 +4,7 @@
 use offload::VnetHeader;
 
 use super::*;
+use crate::control::PortKind;
 use crate::counters::DropReason;
 use crate::frame::Outgoing;
 use crate::frame::{Burst, Segment};
@@ -18,13 +19,22 @@ fn frame() -> Vec<u8> {
     frame
 }
 
+fn open_packet(link: &str) -> Result<Arc<dyn Backend>, UplinkError> {
+    let uplink = Uplink {
+        mode: UplinkMode::AfPacket,
+        ..Uplink::new(link)
+    };
+    let config = PortConfig::new("wire", PortKind::Uplink(uplink.clone()));
+    open(&uplink, &config)
+}
+
 /// An uplink, and another one at the wire's other end.
 fn pair() -> [Arc<dyn Backend>; 2] {
     ip("link add u0 type veth peer name u1");
     for link in ["u0", "u1"] {
         ip(&format!("link set {link} up"));
     }
-    ["u0", "u1"].map(|link| open(&Uplink::new(link), 1, 1500).expect("an uplink"))
+    ["u0", "u1"].map(|link| open_packet(link).expect("an uplink"))
 }
 
 /// Frames of the made-up protocol that came in; the kernel's own are left out.
@@ -55,7 +65,7 @@ fn an_ordinary_user_is_told_what_is_missing() {
         // SAFETY: the raw call changes the ids of the calling thread alone, and takes no pointers.
         let result = unsafe { libc::syscall(libc::SYS_setresuid, 65_534, 65_534, 65_534) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
-        let error = open(&Uplink::new("u0"), 1, 1500).err().expect("not allowed");
+        let error = open_packet("u0").err().expect("not allowed");
         let words = error.to_string();
         assert!(matches!(error, UplinkError::Denied { .. }), "{words}");
         assert!(
