@@ -102,6 +102,58 @@ fn two_debian_guests_exchange_tcp_at_full_offload() {
     });
 }
 
+/// A guest with packed rings and one with split rings, TCP both ways, and a switch that is killed while frames pass: the
+/// connection goes on over the next switch.
+#[test]
+fn a_debian_guest_with_packed_rings_outlives_its_switch() {
+    let test = "a_debian_guest_with_packed_rings_outlives_its_switch";
+    with_image(test, |image| {
+        let mut site = Site::new();
+        let [mut packed, mut split] =
+            [("packed", "on", 1), ("split", "off", 2)].map(|(name, packed, host)| {
+                site.daemon.vhost_port(name);
+                let nic = format!("port={name},queues=1,packed={packed},reconnect=60");
+                let mut vm = boot(&site, name, image.into(), &["--memory", "192M", "--nic", &nic]);
+                vm.wait_ready();
+                vm.run(&addresses(host));
+                vm
+            });
+        assert_eq!([&mut packed, &mut split].map(has_packed_rings), [true, false]);
+        packed.run("ping -c 3 192.0.2.2");
+        split.run("ping -6 -c 3 2001:db8::1");
+        offloads_are_on(&mut packed);
+        for more in ["-t 2", "-t 2 -R"] {
+            let report = iperf(&mut packed, &mut split, "192.0.2.2", more);
+            let rate = report["end"]["sum_received"]["bits_per_second"].as_f64();
+            println!("iperf3 {more}: {:.0} Mbit/s", rate.expect("a rate") / 1e6);
+        }
+        nothing_lost_or_overtaken([&mut packed, &mut split]);
+        for port in ["packed", "split"] {
+            passed_whole(&site.daemon.port_stats(port));
+        }
+        for more in ["", "-R"] {
+            split.run("iperf3 -s -1 -D; sleep 1");
+            packed.run(&format!(
+                "iperf3 -c 192.0.2.2 -t 8 {more} >/tmp/report 2>&1 & sleep 2"
+            ));
+            site.daemon.restart();
+            site.daemon.vhost_port("packed");
+            site.daemon.vhost_port("split");
+            println!(
+                "{}",
+                packed.run("wait; tail -n 5 /tmp/report; grep -q receiver /tmp/report")
+            );
+            packed.run("ping -c 3 192.0.2.2");
+        }
+    });
+}
+
+/// Whether the driver of the only virtio device uses packed rings.
+fn has_packed_rings(vm: &mut Shell) -> bool {
+    let features = vm.run("cat /sys/class/net/eth0/device/features");
+    features.trim().chars().nth(34) == Some('1')
+}
+
 fn has_all_it_should(vm: &mut Shell) {
     assert_eq!(vm.run("grep -c ^processor /proc/cpuinfo").trim(), "2");
     offloads_are_on(vm);

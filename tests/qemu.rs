@@ -93,7 +93,7 @@ fn a_guest_with_packed_rings_talks_to_one_with_split_rings() {
     let Some((image, _turn)) = image_or_skip(test) else {
         return;
     };
-    let daemon = Daemon::start();
+    let mut daemon = Daemon::start();
     let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
     let mut packed = guest(&image, "packed", 1, &v0, ",packed=on");
     let mut split = guest(&image, "split", 2, &v1, "");
@@ -126,6 +126,13 @@ fn a_guest_with_packed_rings_talks_to_one_with_split_rings() {
     packed.run("ping -c 3 -i 0.2 192.0.2.2");
     no_drops(&daemon, "v0");
     no_drops(&daemon, "v1");
+    // QEMU does not know where packed rings stand when a switch has vanished, so that its guest has to start new ones.
+    daemon.restart();
+    daemon.vhost_port("v0");
+    daemon.vhost_port("v1");
+    packed.run(again);
+    packed.run(&addresses(1));
+    packed.run("ping -c 40 -i 0.2 -w 30 192.0.2.2 | tail -n 5; ping -c 2 -i 0.2 192.0.2.2");
 }
 
 #[test]

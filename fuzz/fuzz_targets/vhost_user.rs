@@ -30,7 +30,7 @@ fn files() -> &'static Files {
 }
 
 /// Values that lead further than random ones.
-const VALUES: [u64; 24] = [
+const VALUES: [u64; 26] = [
     0,
     1,
     2,
@@ -55,7 +55,12 @@ const VALUES: [u64; 24] = [
     0xa019,
     u64::MAX,
     u64::MAX - 0xfff,
+    1 << 62 | 1 << 3,
+    0x0001_0000,
 ];
+
+/// A request of Enlight's own: a control command.
+const CONTROL: u32 = 0x454c_0001;
 
 fuzz_target!(|input: &[u8]| {
     let Ok((peer, ours)) = UnixStream::pair() else {
@@ -76,7 +81,11 @@ fuzz_target!(|input: &[u8]| {
             .flat_map(|octet| VALUES[usize::from(*octet) % VALUES.len()].to_ne_bytes())
             .collect();
         let flags = if mode & 4 == 0 { 1u32 } else { 9 };
-        let mut message: Vec<u8> = [u32::from(*code) % 48, flags, words.len() as u32]
+        let code = match u32::from(*code) % 48 {
+            47 => CONTROL,
+            code => code,
+        };
+        let mut message: Vec<u8> = [code, flags, words.len() as u32]
             .iter()
             .flat_map(|word| word.to_ne_bytes())
             .collect();

@@ -185,6 +185,19 @@ fn list(ports: &[PortInfo]) -> String {
         if let Some(error) = &port.peer.last_error {
             text.push_str(&format!("{}: {error}\n", port.name));
         }
+        let refusals: Vec<String> = port
+            .peer
+            .refusals
+            .iter()
+            .map(|(kind, count)| format!("{kind} {count}"))
+            .collect();
+        if !refusals.is_empty() {
+            text.push_str(&format!(
+                "{}: refused so far: {}\n",
+                port.name,
+                refusals.join(", ")
+            ));
+        }
     }
     text
 }

@@ -121,8 +121,7 @@ impl Peer {
         let offered = frontend.get_features()?;
         assert_eq!(FEATURES & !offered, 0, "all features are offered");
         frontend.get_protocol_features()?;
-        frontend
-            .set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::MQ)?;
+        frontend.set_protocol_features(VhostUserProtocolFeatures::REPLY_ACK)?;
         frontend.set_owner()?;
         frontend.set_features(FEATURES | PROTOCOL_FEATURES)?;
         // From here on every request is answered, so that what follows it comes after it.

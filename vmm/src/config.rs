@@ -106,6 +106,9 @@ pub struct NicConfig {
     pub mtu: u16,
     /// How long to go on looking for a back end that vanished; zero stops the machine at once.
     pub reconnect: Duration,
+    /// Offer packed rings if the back end has them and notes chains in hand. There is one queue pair then and no control
+    /// queue.
+    pub packed: bool,
 }
 
 /// The most queue pairs that one interface may have.

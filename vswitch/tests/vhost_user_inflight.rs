@@ -102,6 +102,48 @@ fn frames_in_hand_when_a_session_ends_are_taken_again() {
 }
 
 #[test]
+fn sixteen_queue_pairs_have_chains_in_hand_at_once() {
+    const PAIRS: u16 = 16;
+    let port = Port::new(PAIRS);
+    let mut guest = Guest::connect(&port.path, PAIRS.into(), PACKED | 1 << 22);
+    guest.share_memory();
+    let asked = VhostUserInflight::new(0, 0, 2 * PAIRS, 1024);
+    let (description, file) = guest.frontend.get_inflight_fd(&asked).unwrap();
+    guest.start();
+    let mut bursts: Vec<_> = (0..PAIRS).map(|_| Burst::default()).collect();
+    let frames = |pair: u16| 1 + pair % 5;
+    for again in [false, true] {
+        for (pair, burst) in (0..PAIRS).zip(&mut bursts) {
+            let frame = |n: u16| octets(60, (16 * n + pair) as u8);
+            for n in 0..if again { 0 } else { frames(pair) } {
+                guest.transmit(pair.into(), &frame(n));
+            }
+            port.backend.take(pair, NOW, burst);
+            assert_eq!(burst.frames().len(), usize::from(frames(pair)));
+            for n in 0..frames(pair) {
+                assert_eq!(burst.outgoing(n.into(), 0).unwrap().head, frame(n));
+            }
+        }
+        if !again {
+            guest.reconnect(&port.path);
+            guest
+                .frontend
+                .set_inflight_fd(&description, file.as_raw_fd())
+                .unwrap();
+            (0..2 * usize::from(PAIRS)).for_each(|ring| guest.frontend.set_vring_enable(ring, true).unwrap());
+            guest.start();
+        }
+        for (pair, burst) in (0..PAIRS).zip(&mut bursts) {
+            port.backend.complete(pair, burst);
+            burst.clear();
+            let returned = std::iter::from_fn(|| guest.tx[usize::from(pair)].driver.used()).count();
+            assert_eq!(returned, if again { usize::from(frames(pair)) } else { 0 });
+        }
+    }
+    assert!(port.backend.status().refusals.is_empty());
+}
+
+#[test]
 fn a_ring_that_was_stopped_goes_on_where_the_front_end_says() {
     for features in KINDS {
         let port = Port::new(1);

@@ -44,8 +44,8 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_vcpus)]
     pub(super) vcpus: u8,
 
-    /// A network interface: port=NAME or vhost-user=PATH, then, if wanted, mac=M, queues=N, mtu=N, reconnect=SECONDS, all
-    /// separated by commas; may be repeated
+    /// A network interface: port=NAME or vhost-user=PATH, then, if wanted, mac=M, queues=N, mtu=N, reconnect=SECONDS,
+    /// packed=on, all separated by commas; may be repeated
     #[arg(long = "nic", value_name = "NIC")]
     nics: Vec<NicArg>,
 

@@ -22,6 +22,7 @@ pub(super) struct NicArg {
     queues: Option<u8>,
     mtu: Option<u16>,
     reconnect: Option<u64>,
+    packed: Option<bool>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl FromStr for NicArg {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (mut back_end, mut nic) = (None, (None, None, None, None));
+        let (mut back_end, mut nic) = (None, (None, None, None, None, None));
         for part in text.split(',') {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
             let number = |low: u16, high: u16| {
@@ -56,9 +57,10 @@ impl FromStr for NicArg {
                     .map(drop),
                 "mtu" => nic.2.replace(number(68, u16::MAX)?).map(drop),
                 "reconnect" => nic.3.replace(u64::from(number(0, u16::MAX)?)).map(drop),
+                "packed" if ["on", "off"].contains(&value) => nic.4.replace(value == "on").map(drop),
                 "model" if value == "virtio" => None,
                 _ => bail!(
-                    "\"{part}\" is none of port=NAME, vhost-user=PATH, mac=M, queues=N, mtu=N, reconnect=S"
+                    "\"{part}\" is none of port=NAME, vhost-user=PATH, mac=M, queues=N, mtu=N, reconnect=S, packed=on"
                 ),
             };
             if old.is_some() {
@@ -66,13 +68,14 @@ impl FromStr for NicArg {
             }
         }
         let back_end = back_end.context("an interface needs port=NAME or vhost-user=PATH")?;
-        let (mac, queues, mtu, reconnect) = nic;
+        let (mac, queues, mtu, reconnect, packed) = nic;
         Ok(Self {
             back_end,
             mac,
             queues,
             mtu,
             reconnect,
+            packed,
         })
     }
 }
@@ -97,6 +100,9 @@ pub(super) fn resolve(nic: &NicArg, control: Option<&PathBuf>) -> Result<NicConf
             (socket, name.clone(), port.queues, port.mtu)
         }
     };
+    let packed = nic.packed.unwrap_or(false);
+    // Several queue pairs need a control queue, and that is not served in a packed ring.
+    let queues = if packed { 1 } else { queues };
     Ok(NicConfig {
         socket,
         mac: nic.mac.unwrap_or_else(|| mac_of_name(&name)),
@@ -105,6 +111,7 @@ pub(super) fn resolve(nic: &NicArg, control: Option<&PathBuf>) -> Result<NicConf
             .unwrap_or(u8::try_from(queues).unwrap_or(vmm::MAX_QUEUE_PAIRS)),
         mtu: nic.mtu.unwrap_or(mtu),
         reconnect: nic.reconnect.map_or(DEFAULT_RECONNECT, Duration::from_secs),
+        packed,
     })
 }
 
@@ -114,14 +121,15 @@ mod tests {
 
     #[test]
     fn interfaces_are_read() {
-        let nic: NicArg = "port=v0,mac=02:00:00:00:00:07,queues=16,mtu=9000,reconnect=0,model=virtio"
-            .parse()
-            .unwrap();
+        let nic: NicArg =
+            "port=v0,mac=02:00:00:00:00:07,queues=16,mtu=9000,reconnect=0,model=virtio,packed=on"
+                .parse()
+                .unwrap();
         assert_eq!(nic.back_end, BackEnd::Port("v0".to_owned()));
         assert_eq!(nic.mac, Some(MacAddr([2, 0, 0, 0, 0, 7])));
         assert_eq!(
-            (nic.queues, nic.mtu, nic.reconnect),
-            (Some(16), Some(9000), Some(0))
+            (nic.queues, nic.mtu, nic.reconnect, nic.packed),
+            (Some(16), Some(9000), Some(0), Some(true))
         );
         let nic: NicArg = "vhost-user=/tmp/a.sock".parse().unwrap();
         assert_eq!(nic.back_end, BackEnd::Socket("/tmp/a.sock".into()));

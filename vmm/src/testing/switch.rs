@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,12 +28,14 @@ pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 pub(crate) const GET_QUEUE_NUM: u32 = 17;
 pub(crate) const SET_VRING_ENABLE: u32 = 18;
+pub(crate) const GET_INFLIGHT_FD: u32 = 31;
+pub(crate) const SET_INFLIGHT_FD: u32 = 32;
 /// Enlight's own: a control command.
 pub(crate) const CONTROL: u32 = 0x454c_0001;
 
 const NEED_REPLY: u32 = 1 << 3;
-/// MQ and REPLY_ACK.
-const PROTOCOL: u64 = 1 | 1 << 3;
+/// MQ, REPLY_ACK and INFLIGHT_SHMFD.
+const PROTOCOL: u64 = 1 | 1 << 3 | 1 << 12;
 /// Enlight's own protocol feature: it carries control commands out.
 const NET_CONTROL: u64 = 1 << 62;
 /// The control queue and what needs one, for front ends with that feature: offloads at run time, receive modes, VLANs, MAC
@@ -63,6 +65,8 @@ pub(crate) struct Said {
     pub(crate) region: [u64; 4],
     pub(crate) memory: Option<File>,
     pub(crate) rings: BTreeMap<u64, Ring>,
+    /// The memory for chains in hand, and what was said of it: its size, its offset, queues and their size.
+    pub(crate) log: Option<(File, [u64; 3])>,
     pub(crate) conversations: u32,
     pub(crate) commands: Vec<Vec<u8>>,
     protocol: u64,
@@ -214,12 +218,25 @@ fn serve_one(stream: &mut UnixStream, shared: &Shared) -> Option<()> {
     drop(said);
     let acknowledgement = (flags & NEED_REPLY != 0).then(|| 0_u64.to_le_bytes().to_vec());
     if let Some(body) = answer.or(acknowledgement) {
+        let log = shared
+            .said
+            .lock()
+            .log
+            .as_ref()
+            .and_then(|(file, _)| file.try_clone().ok());
+        let log = log.filter(|_| request == GET_INFLIGHT_FD);
         let mut reply: Vec<u8> = [request, 1 | 1 << 2, body.len() as u32]
             .iter()
             .flat_map(|w| w.to_le_bytes())
             .collect();
         reply.extend(body);
-        stream.write_all(&reply).ok()?;
+        match log {
+            Some(file) => stream
+                .send_with_fd(reply.as_slice(), file.as_raw_fd())
+                .ok()
+                .map(drop)?,
+            None => stream.write_all(&reply).ok()?,
+        }
     }
     Some(())
 }
@@ -256,6 +273,12 @@ fn note(said: &mut Said, request: u32, words: &[u64], file: Option<File>) -> Opt
             said.region.copy_from_slice(&words[1..5]);
             said.memory = file;
         }
+        GET_INFLIGHT_FD => {
+            let file = tempfile::tempfile().expect("a file");
+            said.log = Some((file, [0x1_0000, 0, words[2]]));
+            return Some([0x1_0000, 0, words[2]].map(u64::to_le_bytes).concat());
+        }
+        SET_INFLIGHT_FD => said.log = file.map(|file| (file, [words[0], words[1], words[2]])),
         SET_VRING_NUM => ring.or_default().size = value,
         SET_VRING_BASE => ring.or_default().base = value,
         SET_VRING_ADDR => ring.or_default().addresses.copy_from_slice(&words[1..4]),

@@ -65,6 +65,12 @@ fn check_nic(nic: &NicConfig) -> Result<(), VmError> {
             nic.queue_pairs
         ));
     }
+    if nic.packed && nic.queue_pairs > 1 {
+        return refuse(format!(
+            "packed=on with queues={}: packed rings come with one queue pair; leave one of the two out",
+            nic.queue_pairs
+        ));
+    }
     if nic.mac.is_multicast() {
         return refuse(format!(
             "{} is a multicast address; clear the lowest bit of its first octet",

@@ -21,6 +21,7 @@ fn config(switch: &TestSwitch, cmdline: &str) -> VmConfig {
             queue_pairs: 1,
             mtu: 1500,
             reconnect,
+            packed: false,
         }],
         ..VmConfig::new(Kernel::Embedded(MICROGUEST))
     }

@@ -90,6 +90,7 @@ fn config(switch: &TestSwitch, code: &[u8], reconnect: Duration) -> VmConfig {
             queue_pairs: 1,
             mtu: 1500,
             reconnect,
+            packed: false,
         }],
         ..VmConfig::new(Kernel::Embedded(image))
     }

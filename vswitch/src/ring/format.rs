@@ -70,8 +70,8 @@ pub trait Format: Sized {
     /// Has chains in hand written down in a region, and goes on with what it says.
     fn track(&mut self, region: Region);
 
-    /// Writes down that a chain was taken which starts at a position.
-    fn note_taken(&mut self, at: u16, chain: &Chain);
+    /// Writes down that chains were taken which follow each other from a position on.
+    fn note_taken(&mut self, from: u16, chains: &[Chain]);
 
     /// Publishes like [`Format::publish`]; the chains that were taken first are written down as returned.
     fn publish_taken(&mut self, chains: &[Chain]);

@@ -26,7 +26,7 @@
 //! way round: [`DeviceRing::enable_notifications`] writes the wish, fences, and looks again.
 //!
 //! *Chains in hand* can be written down in memory that outlives this process, see [`inflight`]. Where that was not agreed on,
-//! a test for it is all that it costs.
+//! a test for it per burst is all that it costs.
 //!
 //! # Hostile guests
 //! Whatever is read from the guest is read once and checked before use; every loop is bounded by the queue's size or

@@ -29,9 +29,12 @@ impl<F: Format> DeviceRing<F> {
     pub fn take(&mut self, queue: u16, burst: &mut Burst) -> usize {
         let mut frames = std::mem::take(&mut self.scratch.frames);
         frames.clear();
+        let (from, before) = (self.format.next_avail(), self.taken.len());
         if let Err(fault) = self.collect(burst, &mut frames) {
             self.stop(fault);
         }
+        self.format
+            .note_taken(from, self.taken.get(before..).unwrap_or_default());
         for frame in &frames {
             self.push_frame(frame, queue, burst);
         }
@@ -106,7 +109,6 @@ impl<F: Format> DeviceRing<F> {
             let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
             let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
             self.format.consume(chain.slots);
-            self.format.note_taken(at, &chain);
             self.taken.push(chain);
             if !self.admit(chain.total) {
                 burst.segments.truncate(first);

@@ -12,7 +12,7 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use crate::devices::virtio::F_VERSION_1;
+use crate::devices::virtio::{F_RING_PACKED, F_VERSION_1};
 
 /// The driver may use more than one queue pair.
 pub(super) const MQ: u64 = 1 << VIRTIO_NET_F_MQ;
@@ -51,8 +51,11 @@ const OWN: u64 = 1 << VIRTIO_NET_F_MAC
     | CTRL_MAC
     | GUEST_ANNOUNCE;
 
-/// What the back end does, offered when it does: rings, checksums and segmentation. Left out are packed rings, whose
-/// position cannot be recovered after a back end vanished, and notification data, which an ioeventfd drops.
+/// What this process needs a control queue for, which it only serves in a split ring.
+const CONTROL_QUEUE: u64 = MQ | CTRL_VQ | CTRL_RX | CTRL_MAC | GUEST_ANNOUNCE;
+
+/// What the back end does, offered when it does: rings, checksums and segmentation. Packed rings are offered by choice,
+/// see [`offer`]. Left out is notification data, which an ioeventfd drops.
 const BACK_END: u64 = F_VERSION_1
     | EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
@@ -76,7 +79,13 @@ const BACK_END: u64 = F_VERSION_1
 const CONTROLLED: u64 = CTRL_RX_EXTRA | CTRL_VLAN | CTRL_GUEST_OFFLOADS | HASH_REPORT;
 
 /// The features offered to a driver in front of a back end that has `back_end`, and takes control commands or not.
-pub(super) fn offer(back_end: u64, max_pairs: u16, takes_commands: bool) -> u64 {
+///
+/// With `packed`, packed rings take the place of the control queue. The back end must note in memory that outlives it where
+/// such rings stand: the guest's memory does not tell.
+pub(super) fn offer(back_end: u64, max_pairs: u16, takes_commands: bool, packed: bool) -> u64 {
+    if packed {
+        return OWN & !CONTROL_QUEUE | back_end & (BACK_END | F_RING_PACKED);
+    }
     let controlled = if takes_commands { CONTROLLED } else { 0 };
     let several = match (max_pairs, takes_commands) {
         (0..=1, _) => 0,
@@ -88,7 +97,8 @@ pub(super) fn offer(back_end: u64, max_pairs: u16, takes_commands: bool) -> u64 
 
 /// The features to tell the back end of: what the driver accepted and the back end has a part in.
 pub(super) fn for_back_end(accepted: u64, back_end: u64) -> u64 {
-    accepted & back_end & (BACK_END | OWN | MQ | CONTROLLED | RSS) | back_end & PROTOCOL_FEATURES
+    let known = BACK_END | OWN | MQ | CONTROLLED | RSS | F_RING_PACKED;
+    accepted & back_end & known | back_end & PROTOCOL_FEATURES
 }
 
 #[cfg(test)]
@@ -98,21 +108,37 @@ mod tests {
     #[test]
     fn offers_what_the_back_end_can_and_the_device_knows() {
         let segmentation = 1 << VIRTIO_NET_F_HOST_TSO4 | 1 << VIRTIO_NET_F_HOST_USO;
-        let packed = 1 << 34;
-        let offered = offer(F_VERSION_1 | segmentation | packed | PROTOCOL_FEATURES, 1, false);
+        let offered = offer(
+            F_VERSION_1 | segmentation | F_RING_PACKED | PROTOCOL_FEATURES,
+            1,
+            false,
+            false,
+        );
         assert_eq!(offered & segmentation, segmentation);
-        assert_eq!(offered & (packed | PROTOCOL_FEATURES | MQ), 0);
+        assert_eq!(offered & (F_RING_PACKED | PROTOCOL_FEATURES | MQ), 0);
         assert_eq!(offered & OWN, OWN);
-        assert_eq!(offer(0, 2, false) & (MQ | F_VERSION_1), MQ);
+        assert_eq!(offer(0, 2, false, false) & (MQ | F_VERSION_1), MQ);
     }
 
     #[test]
     fn what_takes_commands_is_offered_where_they_are_taken() {
         let back_end = CONTROLLED | RSS;
-        assert_eq!(offer(back_end, 2, false) & back_end, 0);
-        assert_eq!(offer(back_end, 1, true) & back_end, CONTROLLED);
-        assert_eq!(offer(back_end, 2, true) & back_end, back_end);
-        assert_eq!(offer(HASH_REPORT, 2, true) & back_end, HASH_REPORT);
+        assert_eq!(offer(back_end, 2, false, false) & back_end, 0);
+        assert_eq!(offer(back_end, 1, true, false) & back_end, CONTROLLED);
+        assert_eq!(offer(back_end, 2, true, false) & back_end, back_end);
+        assert_eq!(offer(HASH_REPORT, 2, true, false) & back_end, HASH_REPORT);
+    }
+
+    #[test]
+    fn packed_rings_take_the_place_of_the_control_queue() {
+        let back_end = F_VERSION_1 | F_RING_PACKED | CONTROLLED | RSS;
+        let offered = offer(back_end, 2, true, true);
+        assert_eq!(
+            offered & (F_RING_PACKED | CONTROL_QUEUE | CONTROLLED | RSS),
+            F_RING_PACKED
+        );
+        assert_eq!(offered & OWN, OWN & !CONTROL_QUEUE);
+        assert_eq!(offer(F_VERSION_1, 1, true, true) & F_RING_PACKED, 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod features;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod message;
+mod packed;
 mod remembered;
 mod session;
 #[cfg(test)]
@@ -25,10 +26,11 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::lifecycle::{CannotExport, Lifecycle, SavedState};
-use super::virtio::{ActiveQueue, VirtioDevice};
+use super::virtio::{ActiveQueue, F_RING_PACKED, VirtioDevice};
 use crate::config::NicConfig;
 use crate::memory::GuestRam;
 use control::{ControlEffect, ControlQueue};
+use packed::Positions;
 use remembered::Remembered;
 use session::Session;
 pub use session::SessionError;
@@ -54,6 +56,7 @@ pub(crate) struct Net {
     mac: MacAddr,
     mtu: u16,
     max_pairs: u16,
+    packed: bool,
     queue_sizes: Vec<u16>,
     offered: u64,
     session: Option<Session>,
@@ -76,6 +79,8 @@ struct Active {
     control: Option<ControlQueue>,
     /// Commands in force that a back end carried out, or will.
     commands: Remembered,
+    /// Where the rings stand, if they are packed.
+    positions: Option<Positions>,
 }
 
 /// What happened to an interface so far.
@@ -117,6 +122,7 @@ impl Net {
             mac: config.mac,
             mtu: config.mtu,
             max_pairs,
+            packed: config.packed,
             queue_sizes,
             offered: 0,
             session: None,
@@ -278,8 +284,9 @@ impl Net {
     }
 
     fn open_session(&mut self) -> Result<(), SessionError> {
-        let session = Session::connect(&self.socket, self.max_pairs)?;
-        let offered = features::offer(session.features(), self.max_pairs, session.takes_commands());
+        let session = Session::connect(&self.socket, self.max_pairs, self.packed)?;
+        let takes_commands = session.takes_commands();
+        let offered = features::offer(session.features(), self.max_pairs, takes_commands, self.packed);
         let missing = self.accepted().unwrap_or(0) & !offered;
         if missing != 0 {
             return Err(SessionError::FeaturesLost {
@@ -294,16 +301,17 @@ impl Net {
     }
 
     fn start_rings(&mut self) -> Result<(), SessionError> {
-        match (&mut self.session, &self.active) {
+        match (&mut self.session, &mut self.active) {
             (Some(session), Some(active)) if !self.paused => {
-                session.start(&self.ram, active.features, &active.rings)?;
+                let positions = active.positions.as_mut();
+                session.share(&self.ram, active.features, &active.rings, positions)?;
                 if session.takes_commands() {
                     let address = [control::MAC_ADDRESS.as_slice(), &self.mac.0].concat();
                     let commands = active.commands.commands().iter().map(AsRef::as_ref);
                     self.counts.refused_commands +=
                         session.command([address.as_slice()].into_iter().chain(commands))?;
                 }
-                session.enable_rings(&active.rings, active.pairs)
+                session.start(&self.ram, &active.rings, active.pairs, active.positions.as_ref())
             }
             _ => Ok(()),
         }
@@ -336,13 +344,17 @@ struct SavedNet {
     driver: Option<SavedDriver>,
 }
 
-/// The rings themselves are in guest memory: each goes on where its used index says.
+/// The rings themselves are in guest memory: each goes on where its used index says, or its position if it is packed.
 #[derive(Serialize)]
 struct SavedDriver {
     features: u64,
     pairs: u16,
     /// Next available and next used entry of the control queue.
     control: Option<(u16, u16)>,
+    /// Where each packed ring stopped.
+    positions: Option<std::collections::BTreeMap<u16, u16>>,
+    /// Control commands in force, those that came first first.
+    commands: Vec<Box<[u8]>>,
 }
 
 impl Lifecycle for Net {
@@ -351,8 +363,8 @@ impl Lifecycle for Net {
         if std::mem::replace(&mut self.paused, true) {
             return;
         }
-        if let (Some(session), Some(active)) = (&mut self.session, &self.active)
-            && let Err(error) = session.stop(&active.rings)
+        if let (Some(session), Some(active)) = (&mut self.session, &mut self.active)
+            && let Err(error) = session.stop(&active.rings, active.positions.as_mut())
         {
             self.lose_session(&error);
         }
@@ -370,7 +382,7 @@ impl Lifecycle for Net {
         let Some(active) = self.active.take() else { return };
         self.announce = false;
         if let Some(session) = self.session.as_mut().filter(|_| !self.paused)
-            && let Err(error) = session.stop(&active.rings)
+            && let Err(error) = session.stop(&active.rings, None)
         {
             self.lose_session(&error);
         }
@@ -385,6 +397,8 @@ impl Lifecycle for Net {
             features: active.features,
             pairs: active.pairs,
             control: active.control.as_ref().map(ControlQueue::position),
+            positions: active.positions.as_ref().map(|positions| positions.all().clone()),
+            commands: active.commands.commands().to_vec(),
         });
         let state = SavedNet {
             mac: self.mac.0,
@@ -459,6 +473,7 @@ impl VirtioDevice for Net {
             control_index,
             control,
             commands: Remembered::default(),
+            positions: (features & F_RING_PACKED != 0).then(Positions::default),
         });
         if let Err(error) = self.start_rings() {
             self.lose_session(&error);

@@ -3,22 +3,25 @@
 //! Source: QEMU's `docs/interop/vhost-user.rst`. Every exchange has a deadline: a back end that stops answering
 //! loses the conversation, it does not stop the machine.
 
+use std::fs::File;
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use vhost::vhost_user::message::VhostUserHeaderFlag;
+use vhost::vhost_user::message::{VhostUserHeaderFlag, VhostUserInflight};
 use vhost::vhost_user::{self, Frontend, VhostUserFrontend, VhostUserProtocolFeatures};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, Le16};
 
 use super::features::{NET_CONTROL, PROTOCOL_FEATURES, for_back_end};
 use super::message::{self, CONTROL, GET_PROTOCOL_FEATURES, GET_QUEUE_NUM};
-use crate::devices::virtio::{ActiveQueue, F_VERSION_1};
+use super::packed::Positions;
+use crate::devices::virtio::{ActiveQueue, F_RING_PACKED, F_VERSION_1};
 use crate::memory::GuestRam;
 use crate::sandbox::{self, Thread};
 
@@ -90,8 +93,9 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Connects, and negotiates everything that does not depend on the driver.
-    pub(super) fn connect(socket: &Path, pairs: u16) -> Result<Self, SessionError> {
+    /// Connects, and negotiates everything that does not depend on the driver. With `packed`, the back end is asked to note
+    /// chains in hand, and has packed rings only if it does.
+    pub(super) fn connect(socket: &Path, pairs: u16, packed: bool) -> Result<Self, SessionError> {
         let connect = |source| SessionError::Connect {
             socket: socket.to_owned(),
             source,
@@ -111,7 +115,7 @@ impl Session {
             acknowledges: false,
             takes_commands: false,
         };
-        session.negotiate(pairs)?;
+        session.negotiate(pairs, packed)?;
         Ok(session)
     }
 
@@ -130,12 +134,13 @@ impl Session {
         &self.stream
     }
 
-    /// Hands over features, guest memory and rings, each ring where its used index says that it stopped.
-    pub(super) fn start(
+    /// Hands over features and guest memory, and for packed rings the memory in which chains in hand are noted.
+    pub(super) fn share(
         &mut self,
         ram: &GuestRam,
         accepted: u64,
         rings: &[ActiveQueue],
+        positions: Option<&mut Positions>,
     ) -> Result<(), SessionError> {
         let _deadline = self.deadline()?;
         let features = for_back_end(accepted, self.features);
@@ -150,7 +155,52 @@ impl Session {
         self.exchange("map guest memory", |front_end| {
             front_end.set_mem_table(&regions).map(drop)
         })?;
-        rings.iter().try_for_each(|ring| self.start_ring(ram, ring))
+        positions.map_or(Ok(()), |positions| self.share_log(&mut positions.log, rings))
+    }
+
+    /// Hands over the rings, each where its used index says that it stopped, or where `positions` does if rings are packed.
+    /// Those of the first `pairs` pairs are enabled before they run: what waits in a ring that runs and is not enabled would
+    /// be given back unsent.
+    pub(super) fn start(
+        &mut self,
+        ram: &GuestRam,
+        rings: &[ActiveQueue],
+        pairs: u16,
+        positions: Option<&Positions>,
+    ) -> Result<(), SessionError> {
+        self.enable_rings(rings, pairs)?;
+        let _deadline = self.deadline()?;
+        rings.iter().try_for_each(|ring| {
+            let base = match positions {
+                Some(positions) => positions.of(ring.index),
+                None => used_index(ram, ring),
+            };
+            self.start_ring(ram, ring, base)
+        })
+    }
+
+    /// Hands over the memory in which chains in hand are noted; the back end makes it when there is none yet.
+    fn share_log(
+        &mut self,
+        log: &mut Option<(VhostUserInflight, File)>,
+        rings: &[ActiveQueue],
+    ) -> Result<(), SessionError> {
+        if let Some((description, file)) = log {
+            return self.exchange("take the memory for chains in hand", |front_end| {
+                front_end.set_inflight_fd(description, file.as_raw_fd())
+            });
+        }
+        let queues = rings.iter().map(|ring| ring.index + 1).max().unwrap_or(0);
+        let size = rings.iter().map(|ring| ring.size).max().unwrap_or(0);
+        let wanted = VhostUserInflight::new(0, 0, queues, size);
+        // As for `GET_VRING_BASE`.
+        self.ask_for_acknowledgement(false);
+        let made = self.exchange("make memory for chains in hand", |front_end| {
+            front_end.get_inflight_fd(&wanted)
+        });
+        self.ask_for_acknowledgement(true);
+        *log = Some(made?);
+        Ok(())
     }
 
     /// Has the back end carry control commands out, one after the other; how many it refused.
@@ -181,29 +231,36 @@ impl Session {
         Ok(())
     }
 
-    /// Takes the rings back; afterwards the back end touches them no more.
-    pub(super) fn stop(&mut self, rings: &[ActiveQueue]) -> Result<(), SessionError> {
+    /// Takes the rings back, and notes where packed ones stopped; afterwards the back end touches them no more.
+    pub(super) fn stop(
+        &mut self,
+        rings: &[ActiveQueue],
+        mut positions: Option<&mut Positions>,
+    ) -> Result<(), SessionError> {
         self.enable_rings(rings, 0)?;
         let _deadline = self.deadline()?;
         // This request has an answer of its own; asking for an acknowledgement as well confuses some back ends.
         self.ask_for_acknowledgement(false);
         for ring in rings {
-            self.exchange("stop a ring", |front_end| {
-                front_end.get_vring_base(ring.index.into()).map(drop)
+            let base = self.exchange("stop a ring", |front_end| {
+                front_end.get_vring_base(ring.index.into())
             })?;
+            if let Some(positions) = &mut positions {
+                positions.stopped(ring.index, base);
+            }
         }
         self.ask_for_acknowledgement(true);
         Ok(())
     }
 
-    fn negotiate(&mut self, pairs: u16) -> Result<(), SessionError> {
+    fn negotiate(&mut self, pairs: u16, packed: bool) -> Result<(), SessionError> {
         self.features = self.exchange("tell its features", |front_end| front_end.get_features())?;
         if self.features & F_VERSION_1 == 0 {
             return Err(SessionError::TooOld(self.socket.clone()));
         }
         let mut offered = 1;
         if self.features & PROTOCOL_FEATURES != 0 {
-            offered = self.negotiate_protocol(pairs)?;
+            offered = self.negotiate_protocol(pairs, packed)?;
         }
         if offered < pairs.into() {
             return Err(SessionError::TooFewQueues {
@@ -218,8 +275,11 @@ impl Session {
     }
 
     /// Agrees on the protocol's features, as far as the back end has them; how many queue pairs it serves.
-    fn negotiate_protocol(&mut self, pairs: u16) -> Result<u64, SessionError> {
+    fn negotiate_protocol(&mut self, pairs: u16, packed: bool) -> Result<u64, SessionError> {
         let mut wanted = NET_CONTROL | VhostUserProtocolFeatures::REPLY_ACK.bits();
+        if packed {
+            wanted |= VhostUserProtocolFeatures::INFLIGHT_SHMFD.bits();
+        }
         if pairs > 1 {
             wanted |= VhostUserProtocolFeatures::MQ.bits();
         }
@@ -234,6 +294,9 @@ impl Session {
         if self.takes_commands {
             self.features = self.exchange("tell its features", |front_end| front_end.get_features())?;
         }
+        if !features.contains(VhostUserProtocolFeatures::INFLIGHT_SHMFD) {
+            self.features &= !F_RING_PACKED;
+        }
         if features.contains(VhostUserProtocolFeatures::MQ) {
             self.ask("tell its number of queues", GET_QUEUE_NUM, &[])
         } else {
@@ -241,11 +304,8 @@ impl Session {
         }
     }
 
-    fn start_ring(&mut self, ram: &GuestRam, ring: &ActiveQueue) -> Result<(), SessionError> {
+    fn start_ring(&mut self, ram: &GuestRam, ring: &ActiveQueue, base: u16) -> Result<(), SessionError> {
         let index = usize::from(ring.index);
-        let base = ram
-            .read_obj::<Le16>(GuestAddress(ring.device + USED_INDEX))
-            .map_or(0, u16::from);
         let address = |guest| host_address(ram, guest).unwrap_or(0);
         let config = VringConfigData {
             queue_max_size: ring.size,
@@ -310,6 +370,12 @@ impl Session {
             source,
         })
     }
+}
+
+/// Where a split ring goes on.
+fn used_index(ram: &GuestRam, ring: &ActiveQueue) -> u16 {
+    ram.read_obj::<Le16>(GuestAddress(ring.device + USED_INDEX))
+        .map_or(0, u16::from)
 }
 
 /// Where this process has mapped a guest-physical address.

@@ -1,5 +1,6 @@
 mod commands;
 
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
@@ -8,7 +9,9 @@ use super::*;
 use crate::devices::virtio::VirtioFunction;
 use crate::memory;
 use crate::testing::driver::{BASE, DEVICE, Driver, SIZE, make_available, ring_address, used_index};
-use crate::testing::switch::{self, GET_VRING_BASE, OFFERED, SET_MEM_TABLE, TestSwitch};
+use crate::testing::switch::{
+    self, GET_INFLIGHT_FD, GET_VRING_BASE, OFFERED, SET_INFLIGHT_FD, SET_MEM_TABLE, TestSwitch,
+};
 use crate::testing::{FakeWiring, Wire};
 
 const VERSION_1: u64 = 1 << 32;
@@ -28,13 +31,18 @@ fn config(switch: &TestSwitch, queue_pairs: u8) -> NicConfig {
         queue_pairs,
         mtu: 1500,
         reconnect: Duration::ZERO,
+        packed: false,
     }
 }
 
 fn bench(switch: &TestSwitch, pairs: u8) -> Bench {
+    bench_of(&config(switch, pairs))
+}
+
+fn bench_of(config: &NicConfig) -> Bench {
     let ram = Arc::new(memory::allocate(2 << 20).expect("2 MiB"));
     let wiring = Arc::new(FakeWiring::default());
-    let net = Net::connect(&config(switch, pairs), (*ram).clone()).expect("the switch answers");
+    let net = Net::connect(config, (*ram).clone()).expect("the switch answers");
     let function = VirtioFunction::new(net, (*ram).clone(), wiring.clone(), BASE as u32).expect("eventfds");
     Bench {
         ram,
@@ -336,6 +344,78 @@ fn a_restarted_switch_gets_the_rings_where_they_stopped() {
     );
     let counts = bench.function.device().counts();
     assert_eq!((counts.disconnects, counts.reconnects), (1, 1));
+}
+
+/// What the switch notes chains in hand in, and where it was told that both rings start.
+fn log_and_bases(switch: &TestSwitch) -> (u64, [u64; 2]) {
+    switch.look(|said| {
+        let (file, about) = said.log.as_ref().expect("memory for chains in hand");
+        // Padding follows.
+        assert_eq!(about[2] as u32, u32::from(SIZE) << 16 | 2, "two rings");
+        let inode = file.metadata().expect("a file").ino();
+        (inode, [0, 1].map(|index| said.rings[&index].base))
+    })
+}
+
+#[test]
+fn packed_rings_go_on_where_the_switch_knows_that_they_stopped() {
+    const PACKED: u64 = 1 << 34;
+    let switch = TestSwitch::start();
+    switch.offer(OFFERED | PACKED);
+    let mut bench = bench_of(&NicConfig {
+        packed: true,
+        ..config(&switch, 1)
+    });
+    let offered = Driver(&mut bench.function).offered();
+    assert_eq!(
+        offered & (PACKED | 1 << 17 | 1 << 18 | 1 << 21),
+        PACKED,
+        "and no control queue"
+    );
+    bench.start(VERSION_1 | PACKED, &[0, 1]);
+    assert_eq!(switch.look(|said| said.features & PACKED), PACKED);
+    let (log, bases) = log_and_bases(&switch);
+    assert_eq!(bases, [0x8000; 2]);
+    // Where they stopped when they were taken back, the switch says: here, at the start of an even round.
+    bench.function.device_mut().pause();
+    bench.function.device_mut().resume();
+    assert_eq!(log_and_bases(&switch), (log, [0; 2]));
+    // Another process gets the memory of the one that vanished.
+    let switch = switch.restart();
+    switch.offer(OFFERED | PACKED);
+    bench.function.device_mut().disconnected();
+    bench
+        .function
+        .device_mut()
+        .reconnect()
+        .expect("the switch is back");
+    assert_eq!(log_and_bases(&switch).0, log);
+    switch.look(|said| assert_eq!((said.count(GET_INFLIGHT_FD), said.count(SET_INFLIGHT_FD)), (0, 1)));
+    // Another driver has rings of its own.
+    Driver(&mut bench.function).set_status(0);
+    bench.start(VERSION_1 | PACKED, &[0, 1]);
+    let (other, bases) = log_and_bases(&switch);
+    assert_ne!(other, log);
+    assert_eq!(bases, [0x8000; 2]);
+}
+
+#[test]
+fn packed_rings_are_not_offered_where_nobody_else_knows_their_position() {
+    let switch = TestSwitch::start();
+    switch.offer(OFFERED);
+    let mut bench = bench_of(&NicConfig {
+        packed: true,
+        ..config(&switch, 1)
+    });
+    assert_eq!(Driver(&mut bench.function).offered() & 1 << 34, 0);
+    let switch = TestSwitch::start();
+    switch.offer(OFFERED | 1 << 34);
+    let mut bench = bench_of(&config(&switch, 1));
+    assert_eq!(
+        Driver(&mut bench.function).offered() & 1 << 34,
+        0,
+        "it was not asked for"
+    );
 }
 
 #[test]

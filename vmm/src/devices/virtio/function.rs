@@ -7,7 +7,7 @@ use serde::Serialize;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::registers::{Action, CONFIG_MSIX_VECTOR, LEN as COMMON_LEN, QUEUE_MSIX_VECTOR, Registers};
-use super::{ActiveQueue, VirtioDevice};
+use super::{ActiveQueue, F_RING_PACKED, VirtioDevice};
 use crate::devices::lifecycle::{CannotExport, Lifecycle, SavedState};
 use crate::devices::pci::{Bar, ConfigSpace, Identity, MSIX_ENTRY_LEN, Msix, PciFunction, SavedMsix};
 use crate::memory::GuestRam;
@@ -214,6 +214,7 @@ impl<D: VirtioDevice> VirtioFunction<D> {
 
     /// The enabled queues; `None` when one of them is not in guest memory.
     fn active_queues(&self) -> Option<Vec<ActiveQueue>> {
+        let packed = self.registers.accepted() & F_RING_PACKED != 0;
         let enabled = self
             .registers
             .queues
@@ -223,7 +224,7 @@ impl<D: VirtioDevice> VirtioFunction<D> {
             .filter(|((queue, _), _)| queue.enabled);
         enabled
             .map(|((queue, doorbell), index)| {
-                queue.is_valid(&self.ram).then(|| ActiveQueue {
+                queue.is_valid(&self.ram, packed).then(|| ActiveQueue {
                     index,
                     size: queue.size,
                     descriptors: queue.descriptors,

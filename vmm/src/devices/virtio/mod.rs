@@ -17,6 +17,8 @@ use super::lifecycle::Lifecycle;
 
 /// `VIRTIO_F_VERSION_1`: the driver speaks the modern interface.
 pub(crate) const F_VERSION_1: u64 = 1 << 32;
+/// `VIRTIO_F_RING_PACKED`: rings are packed.
+pub(crate) const F_RING_PACKED: u64 = 1 << 34;
 
 /// What a device does behind the transport. [`Lifecycle::reset`] is what the driver asks for by writing 0 to the status.
 pub(crate) trait VirtioDevice: Lifecycle + Send {

@@ -9,17 +9,17 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::memory::GuestRam;
 
-/// A split virtqueue's registers (Virtio 1.2, 2.7).
+/// A virtqueue's registers (Virtio 1.2, 2.7 and 2.8).
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Queue {
     pub(super) max_size: u16,
     pub(super) size: u16,
     pub(super) enabled: bool,
-    /// Descriptor table.
+    /// Descriptor table, or a packed ring's descriptors.
     pub(super) descriptors: u64,
-    /// Available ring, which the driver writes.
+    /// Available ring, or a packed ring's event suppression, which the driver writes.
     pub(super) driver: u64,
-    /// Used ring, which the device writes.
+    /// Used ring, or a packed ring's event suppression, which the device writes.
     pub(super) device: u64,
 }
 
@@ -35,15 +35,20 @@ impl Queue {
         }
     }
 
-    /// Whether size, alignment and place of all three parts are what 2.7 demands.
-    pub(super) fn is_valid(&self, ram: &GuestRam) -> bool {
+    /// Whether size, alignment and place of all three parts are what 2.7 or 2.8 demands.
+    pub(super) fn is_valid(&self, ram: &GuestRam, packed: bool) -> bool {
         let size = usize::from(self.size);
+        let [driver, device] = if packed {
+            [(4, 4), (4, 4)]
+        } else {
+            [(2, 6 + 2 * size), (4, 6 + 8 * size)]
+        };
         let parts = [
             (self.descriptors, 16, 16 * size),
-            (self.driver, 2, 6 + 2 * size),
-            (self.device, 4, 6 + 8 * size),
+            (self.driver, driver.0, driver.1),
+            (self.device, device.0, device.1),
         ];
-        self.size.is_power_of_two()
+        (self.size.is_power_of_two() || packed && self.size > 0)
             && self.size <= self.max_size
             && parts.iter().all(|(address, align, len)| {
                 address.is_multiple_of(*align) && ram.get_slice(GuestAddress(*address), *len).is_ok()

@@ -97,9 +97,7 @@ impl PackedLog {
         region.set_u16(VERSION_AT, VERSION);
     }
 
-    /// A chain was taken that starts at a position; these are its descriptors. Out of line, for the sake of rings without
-    /// a log.
-    #[inline(never)]
+    /// A chain was taken that starts at a position; these are its descriptors.
     pub(in crate::ring) fn taken(&mut self, at: u16, chain: &Chain, descriptor: impl Fn(u16) -> Descriptor) {
         let (region, head) = (&self.region, entry(slot(at)));
         for step in 0..chain.slots {

@@ -43,7 +43,6 @@ impl SplitLog {
     }
 
     /// A chain was taken. Its head was found to be below the ring's size when it was walked.
-    #[inline(never)]
     pub(in crate::ring) fn taken(&mut self, chain: &Chain) {
         if chain.id < self.size {
             self.region.set_u64(entry(chain.id) + 8, self.counter);

@@ -179,10 +179,12 @@ impl Format for Packed {
         self.published = at;
     }
 
-    #[inline]
-    fn note_taken(&mut self, at: u16, chain: &Chain) {
-        if let Some(log) = &mut self.log {
+    fn note_taken(&mut self, from: u16, chains: &[Chain]) {
+        let Some(log) = &mut self.log else { return };
+        let mut at = from;
+        for chain in chains {
             log.taken(at, chain, |slot| self.layout.descriptor(slot));
+            at = position::after(at, chain.slots, self.layout.size());
         }
     }
 

@@ -161,9 +161,9 @@ impl Format for Split {
         self.log = Some(log);
     }
 
-    #[inline]
-    fn note_taken(&mut self, _at: u16, chain: &Chain) {
-        if let Some(log) = &mut self.log {
+    fn note_taken(&mut self, _from: u16, chains: &[Chain]) {
+        let Some(log) = &mut self.log else { return };
+        for chain in chains {
             log.taken(chain);
         }
     }

@@ -1,0 +1,94 @@
+//! The loads, and what they are to show.
+
+/// One load.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) frames: Frames,
+    /// More of the virtio-user devices' arguments.
+    pub(crate) device: &'static str,
+    /// The largest packet that the ports carry.
+    pub(crate) mtu: u16,
+    /// Our filter on both ports, with how many patterns; then the peer is our own switch without one.
+    pub(crate) patterns: Option<usize>,
+    /// The least ratio that is acceptable, and the one that is aimed at.
+    pub(crate) goal: (f64, f64),
+}
+
+/// Which frames go round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frames {
+    /// All of this many octets, of one flow each way.
+    Size(u16),
+    /// Seven of 64 octets to four of 594 and one of 1,518, of 1,000 flows between 64 addresses a side.
+    Imix,
+}
+
+const fn row(
+    name: &'static str,
+    what: &'static str,
+    octets: u16,
+    device: &'static str,
+    goal: (f64, f64),
+) -> Row {
+    Row {
+        name,
+        what,
+        frames: Frames::Size(octets),
+        device,
+        mtu: 1500,
+        patterns: None,
+        goal,
+    }
+}
+
+/// Every row.
+pub(crate) fn all() -> Vec<Row> {
+    let (split, packed) = ("mrg_rxbuf=1,in_order=0", "mrg_rxbuf=1,in_order=0,packed_vq=1");
+    vec![
+        row("split-64", "64 B, split rings", 64, split, (1.2, 1.6)),
+        row("packed-64", "64 B, packed rings", 64, packed, (1.1, 1.4)),
+        row("split-512", "512 B, split rings", 512, split, (1.3, 1.8)),
+        row("split-1500", "1500 B, split rings", 1500, split, (1.5, 2.0)),
+        row("packed-1500", "1500 B, packed rings", 1500, packed, (1.5, 2.0)),
+        Row {
+            mtu: 9000,
+            ..row(
+                "jumbo-9000",
+                "9000 B, mergeable receive buffers, split rings",
+                9000,
+                split,
+                (1.5, 2.0),
+            )
+        },
+        Row {
+            frames: Frames::Imix,
+            ..row(
+                "imix",
+                "IMIX, 1,000 flows, 64 addresses a side, split rings",
+                0,
+                split,
+                (1.2, 1.5),
+            )
+        },
+        Row {
+            patterns: Some(1000),
+            ..row(
+                "inspect-1500",
+                "1500 B, inspect with 1,000 patterns, against off",
+                1500,
+                split,
+                (0.5, 0.8),
+            )
+        },
+    ]
+}
+
+/// The row of a name.
+pub(crate) fn named(name: &str) -> Result<Row, String> {
+    all().into_iter().find(|row| row.name == name).ok_or_else(|| {
+        let names: Vec<&str> = all().iter().map(|row| row.name).collect();
+        format!("there is no row {name}; there are: {}", names.join(", "))
+    })
+}
