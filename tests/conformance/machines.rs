@@ -143,6 +143,8 @@ fn linux(name: &str, image: &Image, device: &str, tag: Tag) -> Vec<Line> {
     };
     let mut guest = Guest::start(image, "guest", 2, nic);
     let mut lines = Vec::new();
+    // How much the guest's TCP puts together depends on time: some of it has to be large, whenever that is.
+    let mut large = 0;
     for (switches, offload, mtu) in TURNS {
         site.set_mtu(mtu);
         guest.run(&format!("ethtool -K eth0 {switches}; ip link set eth0 mtu {mtu}"));
@@ -152,15 +154,19 @@ fn linux(name: &str, image: &Image, device: &str, tag: Tag) -> Vec<Line> {
                 ..offload.abilities()
             };
             let (seen, mut wrong) = site.watch(mtu, can, || talk(&site, &mut guest, v6));
-            if wrong.is_empty() && offload == Offload::All && seen.large_tcp == 0 {
-                wrong.push("no large send came".to_owned());
-            }
+            large += seen.large_tcp;
             wrong.extend(receive_errors(&mut guest));
             Some(wrong)
         });
         lines.push(Line {
             name: format!("{name}, MTU {mtu}, `ethtool -K {switches}`"),
             wrong,
+        });
+    }
+    if large == 0 {
+        lines.push(Line {
+            name: name.to_owned(),
+            wrong: [Some(vec!["no large send came".to_owned()]), None],
         });
     }
     lines

@@ -44,6 +44,9 @@ pub(crate) const VLAN: u16 = 10;
 /// Octets of the largest IP packet.
 pub(crate) const MTUS: [u16; 3] = [1280, 1500, 9000];
 
+/// The largest that AF_XDP carries.
+const XDP_MTU: u16 = 3498;
+
 /// What one port is made for: both IP versions pass through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Setting {
@@ -64,7 +67,8 @@ pub(crate) struct Cell {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Blank {
     EndpointChecksums,
-    NotBuilt,
+    XdpSegments,
+    XdpPage,
 }
 
 impl Kind {
@@ -129,7 +133,8 @@ impl Setting {
     pub(crate) fn blank(self) -> Option<Blank> {
         match (self.kind, self.offload) {
             (Kind::Endpoint, Offload::None | Offload::Tso | Offload::All) => Some(Blank::EndpointChecksums),
-            (Kind::AfXdp, _) => Some(Blank::NotBuilt),
+            (Kind::AfXdp, Offload::Tso | Offload::All) => Some(Blank::XdpSegments),
+            (Kind::AfXdp, _) if self.mtu > XDP_MTU => Some(Blank::XdpPage),
             _ => None,
         }
     }
@@ -142,13 +147,14 @@ impl Setting {
 }
 
 impl Blank {
-    pub(crate) const ALL: [Self; 2] = [Self::EndpointChecksums, Self::NotBuilt];
+    pub(crate) const ALL: [Self; 3] = [Self::EndpointChecksums, Self::XdpSegments, Self::XdpPage];
 
     /// Its mark in the table.
     pub(crate) fn letter(self) -> char {
         match self {
             Self::EndpointChecksums => 'e',
-            Self::NotBuilt => 'n',
+            Self::XdpSegments => 'x',
+            Self::XdpPage => 'p',
         }
     }
 }
@@ -160,7 +166,8 @@ impl fmt::Display for Blank {
                 "an endpoint takes partial checksums and nothing larger than a segment, and sends complete checksums: \
                  it has one row"
             }
-            Self::NotBuilt => "not built yet",
+            Self::XdpSegments => "AF_XDP has no large sends",
+            Self::XdpPage => "an AF_XDP frame is in one page, which is 3,498 octets of IP at most",
         })
     }
 }

@@ -29,8 +29,8 @@ pub(crate) fn address(family: Family, host: u8) -> IpAddr {
     }
 }
 
-/// TCP and UDP in both directions between host 1 and host 2.
-pub(crate) fn between_kernels(stations: [&Station; 2], family: Family, mtu: u16) -> Outcome {
+/// TCP and UDP in both directions between host 1 and host 2, large UDP sends among it if these kernels can.
+pub(crate) fn between_kernels(stations: [&Station; 2], family: Family, mtu: u16, large: bool) -> Outcome {
     let [host, guest] = stations;
     let at = [1, 2].map(|number| SocketAddr::new(address(family, number), PORT));
     let listener = told("listening", host.run(move || TcpListener::bind(at[0])))?;
@@ -44,7 +44,8 @@ pub(crate) fn between_kernels(stations: [&Station; 2], family: Family, mtu: u16)
         told("a UDP socket", station.run(move || udp_socket(own, other)))
     };
     let pair = [bind(host, at[0], at[1])?, bind(guest, at[1], at[0])?];
-    let sends = sends(family, mtu);
+    let mut sends = sends(family, mtu);
+    retain(&mut sends, |send| large || send.segment.is_none());
     for socket in &pair {
         send_all(socket, &sends)?;
     }
@@ -69,10 +70,9 @@ pub(crate) fn with_endpoint(host: &Station, family: Family, mtu: u16) -> Outcome
     // It neither makes nor reassembles fragments.
     let full = usize::from(mtu) - header_len(family);
     let mut sends = sends(family, mtu);
-    sends.retain(|send| send.segment.is_none() && !send.extended && send.payload.len() <= full);
-    for (counter, send) in (0_u32..).zip(&mut sends) {
-        send.payload[..4].copy_from_slice(&counter.to_be_bytes());
-    }
+    retain(&mut sends, |send| {
+        send.segment.is_none() && !send.extended && send.payload.len() <= full
+    });
     let socket = told("a UDP socket", host.run(move || udp_socket(own, echo)))?;
     send_all(&socket, &sends)?;
     receive_all(&socket, &sends)
@@ -162,20 +162,25 @@ fn sends(family: Family, mtu: u16) -> Vec<Send> {
         large(SEGMENTS * 1000 + 33, 1000, true),
         single(4),
     ];
-    let mut counter = 0;
-    let send = |(len, segment, extended): (usize, Option<u16>, bool)| {
-        let mut payload = octets(len, len as u64);
-        for datagram in payload.chunks_mut(segment.map_or(len, usize::from)) {
-            datagram[..4].copy_from_slice(&u32::to_be_bytes(counter));
-            counter += 1;
-        }
-        Send {
-            payload,
-            segment,
-            extended,
-        }
+    let send = |(len, segment, extended): (usize, Option<u16>, bool)| Send {
+        payload: octets(len, len as u64),
+        segment,
+        extended,
     };
     all.into_iter().map(send).collect()
+}
+
+/// Leaves some out, and counts the rest anew.
+fn retain(sends: &mut Vec<Send>, wanted: impl Fn(&Send) -> bool) {
+    sends.retain(wanted);
+    let mut counter = 0_u32;
+    for send in sends {
+        let step = send.segment.map_or(send.payload.len(), usize::from);
+        for datagram in send.payload.chunks_mut(step) {
+            datagram[..4].copy_from_slice(&counter.to_be_bytes());
+            counter += 1;
+        }
+    }
 }
 
 fn header_len(family: Family) -> usize {
