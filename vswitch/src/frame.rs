@@ -45,9 +45,8 @@ pub struct Frame {
 /// Where a frame's octets are.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// Headers in a private copy, the rest in segments of the burst's list.
+    /// Headers in the burst's private copy for this frame, the rest in segments of the burst's list.
     Shared {
-        header: [u8; HEADER_COPY],
         header_len: u16,
         first: u32,
         count: u32,
@@ -59,11 +58,24 @@ pub(crate) enum Body {
 /// Up to [`BURST`] frames that were taken off one port together.
 ///
 /// Owned by a worker and used again and again, so that the steady state allocates nothing.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Burst {
     pub(crate) frames: Vec<Frame>,
+    /// Private copies of headers, by the frames' places. Apart from them, so that nothing of a frame is copied twice.
+    headers: Box<[[u8; HEADER_COPY]; BURST]>,
     pub(crate) segments: Vec<Segment>,
     pub(crate) pool: BufferPool,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self {
+            frames: Vec::with_capacity(BURST),
+            headers: Box::new([[0; HEADER_COPY]; BURST]),
+            segments: Vec::with_capacity(4 * BURST),
+            pool: BufferPool::default(),
+        }
+    }
 }
 
 impl Burst {
@@ -80,29 +92,49 @@ impl Burst {
     /// A frame as it would go to a receiver unchanged; `None` if there is no such frame.
     pub fn outgoing(&self, index: usize, flow_hash: u32) -> Option<Outgoing<'_>> {
         let frame = self.frames.get(index)?;
-        let (head, tail) = match &frame.body {
-            Body::Owned(buffer) => (buffer.as_slice(), [].as_slice()),
-            Body::Shared {
-                header,
-                header_len,
-                first,
-                count,
-            } => {
-                let first = *first as usize;
-                (
-                    header.get(..usize::from(*header_len))?,
-                    self.segments.get(first..first + *count as usize)?,
-                )
-            }
-        };
         Some(Outgoing {
             vnet: frame.vnet,
             len: frame.len,
             flow_hash,
             hash_report: HashReport::None,
-            head,
-            tail,
+            head: self.head(index),
+            tail: self.tail(index),
         })
+    }
+
+    /// A frame's first octets, which are private.
+    #[inline]
+    pub(crate) fn head(&self, index: usize) -> &[u8] {
+        match self.frames.get(index).map(|frame| &frame.body) {
+            Some(Body::Shared { header_len, .. }) => self
+                .headers
+                .get(index)
+                .and_then(|header| header.get(..usize::from(*header_len)))
+                .unwrap_or(&[]),
+            Some(Body::Owned(buffer)) => buffer,
+            None => &[],
+        }
+    }
+
+    /// What follows them, in the sender's memory.
+    #[inline]
+    pub(crate) fn tail(&self, index: usize) -> &[Segment] {
+        match self.frames.get(index).map(|frame| &frame.body) {
+            Some(Body::Shared { first, count, .. }) => {
+                let first = *first as usize;
+                self.segments
+                    .get(first..first + *count as usize)
+                    .unwrap_or(&[])
+            }
+            _ => &[],
+        }
+    }
+
+    /// Where the headers of the next frame go, and all segments; `None` if the burst is full.
+    #[inline]
+    pub(crate) fn next_header(&mut self) -> Option<(&mut [u8; HEADER_COPY], &mut [Segment])> {
+        let header = self.headers.get_mut(self.frames.len())?;
+        Some((header, &mut self.segments))
     }
 
     /// A buffer of `len` zero octets, from the pool when it has one, to pass to [`Burst::push_owned`].
@@ -131,6 +163,8 @@ impl Burst {
         len: usize,
         rest: Segment,
     ) {
+        let Some((place, _)) = self.next_header() else { return };
+        *place = header;
         let first = self.segments.len() as u32;
         let count = u32::from(rest.len > 0);
         self.segments.extend((rest.len > 0).then_some(rest));
@@ -140,7 +174,6 @@ impl Burst {
             token: 0,
             queue: 0,
             body: Body::Shared {
-                header,
                 header_len: len as u16,
                 first,
                 count,

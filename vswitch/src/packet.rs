@@ -8,7 +8,7 @@ use introspection::Instant;
 use offload::rss::{HashReport, HashTypes, Hasher, Toeplitz};
 use offload::{Checksum, FrameMeta, Offloads};
 
-use crate::frame::{Body, Burst, Segment};
+use crate::frame::{Burst, Segment};
 use crate::port::PortId;
 
 /// A frame on its way, after parsing. Plain data: its octets stay in the worker's [`Arena`].
@@ -82,30 +82,15 @@ impl Arena {
     pub(crate) fn head(&self, octets: Octets) -> &[u8] {
         match octets {
             Octets::Owned(index) => self.owned.get(index as usize).map_or(&[], Vec::as_slice),
-            Octets::Burst(index) => {
-                match self.burst.frames.get(usize::from(index)).map(|frame| &frame.body) {
-                    Some(Body::Shared {
-                        header, header_len, ..
-                    }) => header.get(..usize::from(*header_len)).unwrap_or(header),
-                    Some(Body::Owned(buffer)) => buffer,
-                    None => &[],
-                }
-            }
+            Octets::Burst(index) => self.burst.head(index.into()),
         }
     }
 
     /// What follows [`Arena::head`], in the sender's memory.
     pub(crate) fn tail(&self, octets: Octets) -> &[Segment] {
-        let Octets::Burst(index) = octets else { return &[] };
-        match self.burst.frames.get(usize::from(index)).map(|frame| &frame.body) {
-            Some(Body::Shared { first, count, .. }) => {
-                let first = *first as usize;
-                self.burst
-                    .segments
-                    .get(first..first + *count as usize)
-                    .unwrap_or(&[])
-            }
-            _ => &[],
+        match octets {
+            Octets::Burst(index) => self.burst.tail(index.into()),
+            Octets::Owned(_) => &[],
         }
     }
 
@@ -204,12 +189,14 @@ mod tests {
     use offload::VnetHeader;
 
     use super::*;
-    use crate::frame::{Frame, HEADER_COPY, MAX_FRAME};
+    use crate::frame::{Body, Frame, HEADER_COPY, MAX_FRAME};
 
     /// A burst of one frame, all but its headers in `rest`.
     fn fill(arena: &mut Arena, rest: &[u8]) -> Packet {
-        let mut header = [0; HEADER_COPY];
+        let (header, _) = arena.burst.next_header().expect("room");
+        *header = [0; HEADER_COPY];
         header[12..14].copy_from_slice(&[0x88, 0xb5]);
+        let header = *header;
         let len = HEADER_COPY + rest.len();
         arena.burst.segments.push(Segment {
             ptr: rest.as_ptr(),
@@ -221,7 +208,6 @@ mod tests {
             token: 0,
             queue: 0,
             body: Body::Shared {
-                header,
                 header_len: HEADER_COPY as u16,
                 first: 0,
                 count: 1,

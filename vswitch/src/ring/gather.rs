@@ -3,6 +3,7 @@
 //! `unsafe` is needed to copy out of guest memory.
 #![allow(unsafe_code)]
 
+use super::copy::copy;
 use crate::frame::Segment;
 
 /// Reads segments from their start, and shortens them by what was read.
@@ -28,9 +29,8 @@ impl<'a> Reader<'a> {
             let len = (segment.len as usize).min(out.len());
             let (now, later) = out.split_at_mut(len);
             // SAFETY: a segment is a range of guest memory that the ring checked and keeps mapped; `len` is within both.
-            // `now` is private memory of this process, so the two do not overlap. The guest may write meanwhile:
-            // any octets will do, they are judged after the copy.
-            unsafe { std::ptr::copy_nonoverlapping(segment.ptr, now.as_mut_ptr(), len) };
+            // The guest may write meanwhile: any octets will do, they are judged after the copy.
+            unsafe { copy(segment.ptr, now.as_mut_ptr(), len) };
             out = later;
             segment.ptr = segment.ptr.wrapping_add(len);
             segment.len -= len as u32;

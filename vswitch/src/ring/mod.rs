@@ -34,6 +34,7 @@
 //! is set up anew. A frame of an impossible length is only counted ([`RefusedFrames`]), and its buffer given back.
 
 mod chain;
+mod copy;
 mod device;
 mod fault;
 mod format;

@@ -3,6 +3,7 @@
 //! `unsafe` is needed to copy between the memories of two guests.
 #![allow(unsafe_code)]
 
+use super::copy::copy;
 use crate::frame::Segment;
 
 /// Buffers that a frame is going to be copied into.
@@ -51,7 +52,7 @@ impl<'a> Writer<'a> {
             // `now` stays within it. The source is a private slice, or a segment of the sender's memory, which its
             // port keeps mapped until the burst is completed. Guests may write either meanwhile, or share memory so
             // that the two overlap: hence a copy with memmove's semantics, of octets that nobody borrows.
-            unsafe { std::ptr::copy(from, segment.ptr.cast_mut().add(self.offset), now) };
+            unsafe { copy(from, segment.ptr.cast_mut().add(self.offset), now) };
             from = from.wrapping_add(now);
             left -= now;
             self.offset += now;

@@ -144,16 +144,19 @@ impl<F: Format> DeviceRing<F> {
     }
 
     /// Second pass: copies a frame's first octets, and leaves the rest as segments.
+    #[inline]
     fn push_frame(&self, frame: &Admitted, queue: u16, burst: &mut Burst) {
         let first = frame.first as usize;
-        let Some(segments) = burst.segments.get_mut(first..first + frame.count as usize) else {
+        let Some((header, segments)) = burst.next_header() else {
+            return;
+        };
+        let Some(segments) = segments.get_mut(first..first + frame.count as usize) else {
             return;
         };
         let mut reader = gather::Reader::new(segments);
         // What a header with a hash ends in means nothing here.
         let mut raw = [0; HEADER_MAX];
-        reader.read(&mut raw[..self.options.header_len]);
-        let mut header = [0; HEADER_COPY];
+        reader.read(&mut raw[..self.options.header_len.min(HEADER_MAX)]);
         let copied = (frame.len as usize).min(HEADER_COPY);
         reader.read(&mut header[..copied]);
         let skipped = reader.finish() as u32;
@@ -163,7 +166,6 @@ impl<F: Format> DeviceRing<F> {
             token: frame.id,
             queue,
             body: Body::Shared {
-                header,
                 header_len: copied as u16,
                 first: frame.first + skipped,
                 count: frame.count - skipped,

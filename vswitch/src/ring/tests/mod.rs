@@ -11,7 +11,7 @@ use offload::VnetHeader;
 use super::mock::{MockGuest, MockQueue, Shape};
 use super::{RefusedFrames, Ring, feature};
 use crate::counters::DropReason;
-use crate::frame::{BURST, Body, Burst, MAX_FRAME, Outgoing};
+use crate::frame::{BURST, Burst, MAX_FRAME, Outgoing};
 use crate::port::Refusal;
 
 const MODERN: u64 = feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC;
@@ -52,24 +52,7 @@ fn framed(header_len: usize, vnet: VnetHeader, len: usize, seed: u8) -> Vec<u8> 
 
 /// A burst's frame, as a worker would hand it on.
 fn outgoing(burst: &Burst, index: usize) -> Outgoing<'_> {
-    let frame = &burst.frames[index];
-    let Body::Shared {
-        header,
-        header_len,
-        first,
-        count,
-    } = &frame.body
-    else {
-        panic!("not from a ring")
-    };
-    Outgoing {
-        vnet: frame.vnet,
-        len: frame.len,
-        flow_hash: 0,
-        hash_report: offload::rss::HashReport::None,
-        head: &header[..usize::from(*header_len)],
-        tail: &burst.segments[*first as usize..(*first + *count) as usize],
-    }
+    burst.outgoing(index, 0).expect("a frame")
 }
 
 /// Carries one burst from one side to the other; returns what was accepted.
