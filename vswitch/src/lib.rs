@@ -1,4 +1,4 @@
-//! A userspace virtual switch whose ports are vhost-user sockets, taps, uplinks and endpoints.
+//! A userspace virtual switch whose ports are vhost-user sockets, taps, uplinks, endpoints and capture files.
 
 pub mod capture;
 pub mod clock;
@@ -10,6 +10,8 @@ pub mod guard;
 mod lane;
 pub mod memory;
 mod packet;
+pub mod pcap;
+pub mod pcapng;
 pub mod placement;
 pub mod port;
 mod probe;

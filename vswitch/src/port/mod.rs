@@ -13,6 +13,7 @@ use crate::counters::DropReason;
 use crate::frame::{Burst, Outgoing};
 
 pub mod endpoint;
+pub mod pcap;
 pub mod tap;
 pub mod uplink;
 pub mod vhost_user;
