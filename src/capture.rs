@@ -12,7 +12,7 @@ use introspection::stall::Point;
 use offload::{Checksum, Offloads, checksum};
 use vswitch::capture::{CapturePoints, CapturedFrame};
 
-use crate::pcapng::{self, Packet, Way};
+use vswitch::pcapng::{self, Packet, Way};
 
 /// Octets kept of each frame unless the user wants fewer: more than the largest frame has.
 pub const SNAP_LEN: u32 = 262_144;
@@ -135,7 +135,7 @@ mod tests {
     use offload::{Gso, GsoKind};
 
     use super::*;
-    use crate::pcapng::Block;
+    use vswitch::pcapng::Block;
 
     fn frame(point: Point, bytes: Vec<u8>, offloads: Offloads) -> CapturedFrame {
         CapturedFrame {

@@ -192,7 +192,8 @@ fn refuse_repeated(
         PortKind::VhostUser(path) => Some(("vhost-user", path.display().to_string())),
         PortKind::Tap(interface) => Some(("tap", interface.clone())),
         PortKind::Uplink(uplink) => Some(("uplink", uplink.interface.clone())),
-        PortKind::Endpoint(_) => None,
+        PortKind::PcapRecord(file) => Some(("pcap-record", file.display().to_string())),
+        PortKind::Endpoint(_) | PortKind::PcapReplay(_) => None,
     };
     for (key, value) in [Some(("name", port.name.clone())), thing].into_iter().flatten() {
         let message = if key == "name" {

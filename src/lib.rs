@@ -10,6 +10,5 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod lab;
-pub mod pcapng;
 pub mod spec;
 pub mod vm_control;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use introspection::{Profile, Rule};
 use serde::{Deserialize, Serialize};
-use vswitch::control::{FilterConfig, PortConfig, PortKind, Uplink, UplinkMode, VlanMode, is_port_name};
+use vswitch::control::{
+    FilterConfig, PortConfig, PortKind, Replay, ReplaySpeed, Uplink, UplinkMode, VlanMode, is_port_name,
+};
 
 /// Longest path of a Unix socket in octets (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -15,6 +17,8 @@ const MAX_SOCKET_PATH: usize = 107;
 const MAX_INTERFACE_NAME: usize = 15;
 /// Longest that a filter may be told to hold a frame, in milliseconds.
 const MAX_DEADLINE_MS: i64 = 60_000;
+/// Largest factor by which a replay may be faster than its recording.
+const MAX_SPEED: u32 = 1_000_000;
 
 /// A port: a `[[port]]` of the configuration file, and the body of `POST /v1/ports`.
 ///
@@ -36,6 +40,18 @@ pub struct PortSpec {
     /// How the uplink's frames are carried.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uplink_mode: Option<String>,
+    /// A capture file whose frames enter the switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcap_replay: Option<PathBuf>,
+    /// How fast it is replayed: `max`, or how many times as fast as it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcap_speed: Option<String>,
+    /// How often; 0 for without end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcap_loops: Option<i64>,
+    /// A capture file that keeps the frames for the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pcap_record: Option<PathBuf>,
     /// The address and prefix length of a small IP host inside the switch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
@@ -133,17 +149,11 @@ impl PortSpec {
             ("vhost-user", self.vhost_user.is_some()),
             ("tap", self.tap.is_some()),
             ("uplink", self.uplink.is_some()),
+            ("pcap-replay", self.pcap_replay.is_some()),
+            ("pcap-record", self.pcap_record.is_some()),
             ("endpoint", self.endpoint.is_some()),
         ];
         let mut given = given.into_iter().filter(|(_, given)| *given).map(|(key, _)| key);
-        if self.uplink_mode.is_some() && self.uplink.is_none() {
-            return refuse(
-                "uplink-mode",
-                format!(
-                    "port \"{name}\" has uplink-mode and no uplink; name the interface: uplink = \"eth1\""
-                ),
-            );
-        }
         if let (Some(first), Some(second)) = (given.next(), given.next()) {
             return refuse(
                 second,
@@ -152,6 +162,7 @@ impl PortSpec {
                 ),
             );
         }
+        self.refuse_strays()?;
         if let Some(path) = &self.vhost_user {
             return self.socket(path.clone());
         }
@@ -164,15 +175,78 @@ impl PortSpec {
                 mode: self.uplink_mode()?,
             }));
         }
+        if let Some(file) = &self.pcap_replay {
+            return self.replay(file.clone());
+        }
+        if let Some(file) = &self.pcap_record {
+            return Ok(PortKind::PcapRecord(file.clone()));
+        }
         match &self.endpoint {
             Some(cidr) => self.address(cidr),
             None => refuse(
                 "name",
                 format!(
-                    "port \"{name}\" connects nothing; give it one of vhost-user (a socket's path), tap (an interface), uplink (an interface) or endpoint (ADDRESS/LENGTH)"
+                    "port \"{name}\" connects nothing; give it one of vhost-user (a socket's path), tap, uplink (interfaces), \
+                     pcap-replay, pcap-record (files) or endpoint (ADDRESS/LENGTH)"
                 ),
             ),
         }
+    }
+
+    /// Refuses keys that go with others which are not there.
+    fn refuse_strays(&self) -> Checked<()> {
+        let strays = [
+            (
+                "uplink-mode",
+                self.uplink_mode.is_some(),
+                "uplink",
+                self.uplink.is_some(),
+            ),
+            (
+                "pcap-speed",
+                self.pcap_speed.is_some(),
+                "pcap-replay",
+                self.pcap_replay.is_some(),
+            ),
+            (
+                "pcap-loops",
+                self.pcap_loops.is_some(),
+                "pcap-replay",
+                self.pcap_replay.is_some(),
+            ),
+        ];
+        match strays.into_iter().find(|(_, given, _, host)| *given && !host) {
+            None => Ok(()),
+            Some((key, _, host, _)) => refuse(
+                key,
+                format!(
+                    "port \"{}\" has {key} and no {host}; add {host}, or leave {key} out",
+                    self.name
+                ),
+            ),
+        }
+    }
+
+    fn replay(&self, file: PathBuf) -> Checked<PortKind> {
+        let word = self.pcap_speed.as_deref().unwrap_or("1");
+        let speed = match (word, word.parse()) {
+            ("max", _) => ReplaySpeed::Max,
+            (_, Ok(times @ 1..=MAX_SPEED)) => ReplaySpeed::Times(times),
+            _ => {
+                let message = format!(
+                    "port \"{}\": pcap-speed is {:?}; use max, or 1 to {MAX_SPEED} times as fast as recorded",
+                    self.name,
+                    shorten(word)
+                );
+                return refuse("pcap-speed", message);
+            }
+        };
+        let loops = self.number("pcap-loops", self.pcap_loops, 1, 0, u16::MAX)?;
+        Ok(PortKind::PcapReplay(Replay {
+            file,
+            speed,
+            loops: loops.into(),
+        }))
     }
 
     fn socket(&self, path: PathBuf) -> Checked<PortKind> {
@@ -467,7 +541,27 @@ mod tests {
             (
                 r#""name":"a","tap":"t","uplink-mode":"auto""#,
                 "uplink-mode",
-                "name the interface",
+                "add uplink",
+            ),
+            (
+                r#""name":"a","tap":"t","pcap-loops":2"#,
+                "pcap-loops",
+                "add pcap-replay",
+            ),
+            (
+                r#""name":"a","pcap-replay":"f","pcap-speed":"0""#,
+                "pcap-speed",
+                "use max",
+            ),
+            (
+                r#""name":"a","pcap-replay":"f","pcap-loops":-1"#,
+                "pcap-loops",
+                "0 to 65535",
+            ),
+            (
+                r#""name":"a","pcap-replay":"f","pcap-record":"g""#,
+                "pcap-record",
+                "keep one",
             ),
             (r#""name":"a","vhost-user":"""#, "vhost-user", "1 to 107"),
             (&long_path, "vhost-user", "shorter"),

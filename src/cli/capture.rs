@@ -18,7 +18,7 @@ use super::{Common, port_target, say, to_json};
 use crate::capture::SNAP_LEN;
 use crate::control::Stream;
 use crate::daemon::api::CaptureRequest;
-use crate::pcapng::{self, Block};
+use vswitch::pcapng::{self, Block};
 
 /// Write a port's frames to a pcapng file
 #[derive(Debug, clap::Args)]
@@ -181,7 +181,7 @@ fn report(summary: &Summary, json: bool, to_stdout: bool) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pcapng::{Packet, Way};
+    use vswitch::pcapng::{Packet, Way};
 
     fn stream() -> Vec<u8> {
         let mut out = Vec::new();

@@ -18,6 +18,10 @@ pub(super) enum Command {
       A tap interface of the host's (needs root) that carries two VLANs.
   enlight port add wire --uplink eth1 --queues 2
       The host's interface eth1 (needs root), with the wire behind it; see docs/ports.md.
+  enlight port add old --pcap-replay trace.pcapng --pcap-speed max --pcap-loops 10
+      The frames of a capture file, ten times over, as fast as the switch takes them.
+  enlight port add log --pcap-record log.pcapng
+      A file that keeps what is flooded: broadcasts, and frames for unknown addresses.
   enlight port add probe --endpoint 192.0.2.1/24
       A small host inside the switch that answers ping and runs a TCP echo and a discard service.")]
     Add(Box<AddArgs>),
@@ -30,7 +34,7 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("kind").required(true).args(["vhost_user", "tap", "uplink", "endpoint"]))]
+#[command(group = clap::ArgGroup::new("kind").required(true).args(["vhost_user", "tap", "uplink", "pcap_replay", "pcap_record", "endpoint"]))]
 pub(super) struct AddArgs {
     /// Its name: 1 to 32 letters, digits, dots, dashes and underscores
     name: String,
@@ -50,6 +54,27 @@ pub(super) struct AddArgs {
     /// How the uplink's frames are carried: auto, af-packet or af-xdp
     #[arg(long, value_name = "MODE", requires = "uplink")]
     uplink_mode: Option<String>,
+
+    /// Send the frames of this pcap or pcapng file into the switch
+    #[arg(long, value_name = "FILE")]
+    pcap_replay: Option<PathBuf>,
+
+    /// Replay so many times as fast as recorded, or as fast as possible: max
+    #[arg(long, value_name = "N|max", requires = "pcap_replay")]
+    pcap_speed: Option<String>,
+
+    /// Replay so many times; 0 for without end
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "pcap_replay",
+        allow_negative_numbers = true
+    )]
+    pcap_loops: Option<i64>,
+
+    /// Write the frames that the port is given to this pcapng file
+    #[arg(long, value_name = "FILE")]
+    pcap_record: Option<PathBuf>,
 
     /// Be a small IP host with this address
     #[arg(long, value_name = "CIDR")]
@@ -120,14 +145,15 @@ pub(super) fn run(command: Command) -> Result<()> {
 }
 
 fn add(args: AddArgs) -> Result<()> {
+    // The switch may run in another directory.
+    let absolute = |path: Option<PathBuf>| path.map(std::path::absolute).transpose();
     let spec = PortSpec {
         name: args.name,
-        // The switch may run in another directory.
-        vhost_user: args
-            .vhost_user
-            .map(std::path::absolute)
-            .transpose()
-            .context("the socket's path")?,
+        vhost_user: absolute(args.vhost_user).context("the socket's path")?,
+        pcap_replay: absolute(args.pcap_replay).context("the file's path")?,
+        pcap_speed: args.pcap_speed,
+        pcap_loops: args.pcap_loops,
+        pcap_record: absolute(args.pcap_record).context("the file's path")?,
         tap: args.tap,
         uplink: args.uplink,
         uplink_mode: args.uplink_mode,
@@ -208,6 +234,8 @@ fn place(kind: &PortKind) -> String {
         PortKind::VhostUser(path) => format!("vhost-user {}", path.display()),
         PortKind::Tap(interface) => format!("tap {interface}"),
         PortKind::Uplink(uplink) => format!("uplink {}", uplink.interface),
+        PortKind::PcapReplay(replay) => format!("pcap-replay {}", replay.file.display()),
+        PortKind::PcapRecord(file) => format!("pcap-record {}", file.display()),
         PortKind::Endpoint(cidr) => format!("endpoint {cidr}"),
     }
 }

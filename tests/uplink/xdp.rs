@@ -145,7 +145,9 @@ fn the_choice_is_made_by_what_works() {
     refused(&["--queues", "2"], "the interface receives on 1 queues");
     refused(&[], "too large for a program in the driver");
     set(&scene.a, A_LINK, "mtu 1500");
-    scene.add_uplink(&[]);
+    // A veth pair has no memory of its own to lend.
+    refused(&[], "frames would be copied");
+    scene.add_uplink(&["--uplink-mode", "af-xdp"]);
     let way = served(&scene);
     assert!(way.starts_with("AF_XDP, its program in the driver"), "{way}");
     // A second program does not fit on an interface; packet sockets do.

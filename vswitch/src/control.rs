@@ -83,6 +83,10 @@ pub enum PortKind {
     Endpoint(String),
     /// A network interface of the host, and the wire behind it.
     Uplink(Uplink),
+    /// A capture file whose frames enter the switch.
+    PcapReplay(Replay),
+    /// A capture file that keeps the frames for the port.
+    PcapRecord(PathBuf),
 }
 
 impl PortKind {
@@ -137,6 +141,46 @@ impl UplinkMode {
             Self::AfPacket => "af-packet",
             Self::AfXdp => "af-xdp",
         }
+    }
+}
+
+/// A capture file to be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Replay {
+    /// The file: pcap or pcapng.
+    pub file: PathBuf,
+    /// How fast.
+    #[serde(default)]
+    pub speed: ReplaySpeed,
+    /// How often; 0 for without end.
+    pub loops: u32,
+}
+
+impl Replay {
+    /// A file to be replayed once, as it was recorded.
+    pub fn new(file: impl Into<PathBuf>) -> Self {
+        Self {
+            file: file.into(),
+            speed: ReplaySpeed::default(),
+            loops: 1,
+        }
+    }
+}
+
+/// How fast a capture file is replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplaySpeed {
+    /// So many times as fast as it was recorded, 1 or more.
+    Times(u32),
+    /// As fast as the switch takes it.
+    Max,
+}
+
+impl Default for ReplaySpeed {
+    fn default() -> Self {
+        Self::Times(1)
     }
 }
 

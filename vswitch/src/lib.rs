@@ -1,4 +1,4 @@
-//! A userspace virtual switch whose ports are vhost-user sockets, taps, uplinks and endpoints.
+//! A userspace virtual switch whose ports are vhost-user sockets, taps, uplinks, endpoints and capture files.
 
 pub mod capture;
 pub mod clock;
@@ -11,6 +11,8 @@ mod lane;
 pub mod memory;
 pub mod net_control;
 mod packet;
+pub mod pcap;
+pub mod pcapng;
 pub mod placement;
 pub mod port;
 mod probe;

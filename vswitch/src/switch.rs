@@ -23,6 +23,7 @@ use crate::counters::PortCounters;
 use crate::egress::{self, Backlog};
 use crate::lane::{Lane, LaneId, LaneWaker};
 use crate::port::endpoint::{Application, EndpointPort};
+use crate::port::pcap::{RecordPort, ReplayPort};
 use crate::port::tap::TapPort;
 use crate::port::uplink;
 use crate::port::vhost_user::VhostUserPort;
@@ -579,6 +580,12 @@ fn open(
             TapPort::open(interface, config.mtu, config.queues).map_err(|error| refused(error.to_string()))?
         }
         PortKind::Uplink(kind) => uplink::open(kind, config).map_err(|error| refused(error.to_string()))?,
+        PortKind::PcapReplay(replay) => {
+            ReplayPort::open(replay).map_err(|error| refused(error.to_string()))?
+        }
+        PortKind::PcapRecord(file) => {
+            RecordPort::create(file, &config.name).map_err(|error| refused(error.to_string()))?
+        }
         PortKind::Endpoint(cidr) => {
             EndpointPort::new(cidr, mac_of_name(&config.name), config.mtu, applications)
                 .map_err(|error| refused(error.to_string()))?

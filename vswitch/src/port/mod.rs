@@ -14,6 +14,7 @@ use crate::counters::DropReason;
 use crate::frame::{Burst, Outgoing};
 
 pub mod endpoint;
+pub mod pcap;
 pub mod receive;
 pub mod tap;
 pub mod uplink;

@@ -71,7 +71,12 @@ fn automatic(link: &Arc<Link>, config: &PortConfig) -> Result<XdpPort, XdpError>
     if matches!(config.vlan, VlanMode::Trunk(_)) {
         return Err(XdpError::Trunk);
     }
-    XdpPort::open(Arc::clone(link), config, false)
+    let port = XdpPort::open(Arc::clone(link), config, false)?;
+    if port.copies() {
+        port.close();
+        return Err(XdpError::Copied);
+    }
+    Ok(port)
 }
 
 /// What every uplink keeps, however its frames are carried.

@@ -122,6 +122,11 @@ impl XdpPort {
         })
     }
 
+    /// Whether the kernel copies frames between the driver's memory and the sockets'.
+    pub(super) fn copies(&self) -> bool {
+        !self.zero_copy
+    }
+
     fn fds(&self) -> impl Iterator<Item = RawFd> {
         self.queues.iter().map(|queue| queue.socket.as_raw_fd())
     }
