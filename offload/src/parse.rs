@@ -34,6 +34,28 @@ pub enum ParseError {
 /// An IPv4 total length or IPv6 payload length of 0 stands for the rest of the frame, as in the frames above 64 KiB
 /// that Linux makes ("BIG TCP").
 pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
+    let (mut meta, rest) = link(header, frame_len)?;
+    let offset = usize::from(meta.network_offset);
+    let network = match meta.ethertype {
+        ethertype::IPV4 => ipv4::<false>(rest, offset, frame_len).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6::<false>(rest, offset, frame_len).map(Network::Ipv6),
+        ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
+        _ => None,
+    };
+    meta.network = network.unwrap_or(Network::Other);
+    Ok(meta)
+}
+
+/// Reads no more than the link layer of a frame, for those who need no more: as [`parse`], but the network is
+/// [`Network::Other`] whatever it is.
+#[inline]
+pub fn parse_link(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
+    link(header, frame_len).map(|(meta, _)| meta)
+}
+
+/// The link layer, and what follows it.
+#[inline]
+fn link(header: &[u8], frame_len: usize) -> Result<(FrameMeta, &[u8]), ParseError> {
     let ethernet = EthernetView::new(header).map_err(|_| ParseError::TooShort(header.len()))?;
     let length_error = ParseError::Length {
         prefix: header.len(),
@@ -58,21 +80,16 @@ pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
         rest = tag.payload();
         offset += VlanView::LEN;
     }
-    let network = match ethertype {
-        ethertype::IPV4 => ipv4::<false>(rest, offset, frame_len).map(Network::Ipv4),
-        ethertype::IPV6 => ipv6::<false>(rest, offset, frame_len).map(Network::Ipv6),
-        ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
-        _ => None,
-    };
-    Ok(FrameMeta {
+    let meta = FrameMeta {
         frame_len: stored_len,
         dst: ethernet.dst(),
         src: ethernet.src(),
         vlan,
         ethertype,
         network_offset: offset as u16,
-        network: network.unwrap_or(Network::Other),
-    })
+        network: Network::Other,
+    };
+    Ok((meta, rest))
 }
 
 /// Reads a packet of `len` octets that starts with `packet`; offsets count from its first octet.

@@ -14,7 +14,10 @@ use crate::port::PortId;
 /// A frame on its way, after parsing. Plain data: its octets stay in the worker's [`Arena`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {
+    /// What its headers say. Of one that asks for nothing and is shown to nobody, only the link layer was read.
     pub(crate) meta: FrameMeta,
+    /// Whether all headers were read.
+    pub(crate) is_parsed: bool,
     pub(crate) offloads: Offloads,
     /// The VLAN that it belongs to, whether or not it is tagged.
     pub(crate) vlan: u16,
@@ -51,9 +54,23 @@ impl Packet {
         self.offloads.gso.map_or(0, |gso| gso.size)
     }
 
+    /// Reads the headers that were not read yet.
+    pub(crate) fn complete(&mut self, arena: &Arena) {
+        self.meta = self.whole_meta(arena);
+        self.is_parsed = true;
+    }
+
+    /// What all of its headers say.
+    pub(crate) fn whole_meta(&self, arena: &Arena) -> FrameMeta {
+        if self.is_parsed {
+            return self.meta;
+        }
+        offload::parse(arena.head(self.octets), self.meta.frame_len as usize).unwrap_or(self.meta)
+    }
+
     /// A hash of addresses and ports that is the same for all frames of one direction of a flow.
-    pub(crate) fn flow_hash(&self) -> u32 {
-        match FLOWS.hash(&self.meta, &[]) {
+    pub(crate) fn flow_hash(&self, arena: &Arena) -> u32 {
+        match FLOWS.hash(&self.whole_meta(arena), &[]) {
             (_, HashReport::None) => {
                 let [s0, s1, s2, s3, s4, s5] = self.meta.src.0;
                 let [d0, d1, d2, d3, d4, d5] = self.meta.dst.0;
@@ -215,6 +232,7 @@ mod tests {
         });
         Packet {
             meta: offload::parse(&header, len).expect("a frame"),
+            is_parsed: true,
             offloads: Offloads::default(),
             vlan: 0,
             ingress: PortId(0),

@@ -55,6 +55,16 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// Whether the guest takes some frames only.
+    fn is_selective(&self) -> bool {
+        false
+    }
+
+    /// Whether frames are spread over queues by their hash; [`Outgoing::flow_hash`] means nothing otherwise.
+    fn spreads(&self) -> bool {
+        self.queues() > 1
+    }
+
     /// Copies frames into the guest's receive buffers and makes them visible, in order.
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery;
 

@@ -46,6 +46,10 @@ pub trait Format: Sized {
     /// Fetches ahead what walking the chain at a position will read first.
     fn prefetch(&self, at: u16);
 
+    /// A chain that is one buffer in one piece, which most are. `None` for every other, whatever is the matter with it:
+    /// [`Format::walk`] will say.
+    fn single(&self, head: Self::Head, access: Access) -> Option<(Segment, Chain)>;
+
     /// Appends a chain's pieces to `segments`. On a fault some may have been appended.
     fn walk(
         &self,

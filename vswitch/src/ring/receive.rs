@@ -33,6 +33,9 @@ impl<F: Format> DeviceRing<F> {
         if self.fault().is_some() {
             return Err(Refusal::Drop(DropReason::RingFault));
         }
+        if self.receive_into_one(frame) {
+            return Ok(());
+        }
         match self.plan(frame.len) {
             Ok(Ok(())) => {}
             Ok(Err(refusal)) => return Err(refusal),
@@ -45,6 +48,30 @@ impl<F: Format> DeviceRing<F> {
         self.fill(frame);
         self.use_planned();
         Ok(())
+    }
+
+    /// The usual case: the next chain is one buffer, and the frame fits. False if it is not so, and nothing was done.
+    #[inline]
+    fn receive_into_one(&mut self, frame: &Outgoing<'_>) -> bool {
+        let at = self.format.next_avail();
+        let head = self.format.head(at);
+        let Some((segment, chain)) = head.and_then(|head| self.format.single(head, Access::Write)) else {
+            return false;
+        };
+        let need = self.options.header_len as u64 + u64::from(frame.len);
+        if chain.total < need {
+            return false;
+        }
+        self.format.prefetch(self.format.after(at, 1));
+        self.starved_at = None;
+        let header = self.header(frame, 1);
+        let header = header.get(..self.options.header_len).unwrap_or(&header);
+        let len = frame.len as usize;
+        let head = frame.head.get(..len).unwrap_or(frame.head);
+        scatter::fill(segment, header, head, frame.tail, len - head.len());
+        self.format.consume(1);
+        self.format.add_used(chain.id, need as u32, 1);
+        true
     }
 
     /// Gathers chains into the plan until they hold the header and `len` octets: [`CHAIN_LIMIT`] of them at most, so that
@@ -99,16 +126,9 @@ impl<F: Format> DeviceRing<F> {
 
     /// Copies the frame into the plan.
     fn fill(&mut self, frame: &Outgoing<'_>) {
-        let vnet = VnetHeader {
-            num_buffers: self.scratch.chains.len() as u16,
-            ..frame.vnet
-        };
-        let raw = vnet.to_bytes();
+        let header = self.header(frame, self.scratch.chains.len() as u16);
         let mut writer = scatter::Writer::new(&self.scratch.plan.0);
-        writer.write(&raw[..self.options.header_len.min(raw.len())]);
-        if self.options.header_len == HEADER_MAX {
-            writer.write(&hash_fields(frame));
-        }
+        writer.write(header.get(..self.options.header_len).unwrap_or(&header));
         let mut left = frame.len as usize;
         let head = frame.head.get(..left).unwrap_or(frame.head);
         writer.write(head);
@@ -118,6 +138,22 @@ impl<F: Format> DeviceRing<F> {
             writer.write_segment(*segment, len);
             left -= len;
         }
+    }
+
+    /// The virtio-net header of a frame in so many buffers; the driver gets as much of it as it has agreed on.
+    #[inline]
+    fn header(&self, frame: &Outgoing<'_>, buffers: u16) -> [u8; HEADER_MAX] {
+        let vnet = VnetHeader {
+            num_buffers: buffers,
+            ..frame.vnet
+        };
+        let mut octets = [0; HEADER_MAX];
+        let (first, rest) = octets.split_at_mut(VnetHeader::LEN);
+        first.copy_from_slice(&vnet.to_bytes());
+        if self.options.header_len == HEADER_MAX {
+            rest.copy_from_slice(&hash_fields(frame));
+        }
+        octets
     }
 
     /// Lists the planned chains as used: each of them, even in order, for the driver wants to know their lengths.

@@ -14,6 +14,30 @@ pub(super) struct Plan(pub(super) Vec<Segment>);
 // made and used within one call, while its ring keeps that memory mapped.
 unsafe impl Send for Plan {}
 
+/// Fills one segment from its start: a header, private octets, and the first octets of a sender's segments, `left` of
+/// which follow.
+///
+/// `segment` comes from walking a chain of writable buffers in memory that stays mapped meanwhile; it has room for
+/// all of that, or what there is no room for is left out.
+#[inline]
+pub(super) fn fill(segment: Segment, header: &[u8], head: &[u8], tail: &[Segment], left: usize) {
+    let mut at = 0;
+    let mut put = |from: *const u8, len: usize| {
+        let len = len.min(segment.len as usize - at);
+        // SAFETY: as for the copy in `Writer`; `at + len` stays within the segment.
+        unsafe { copy(from, segment.ptr.cast_mut().add(at), len) };
+        at += len;
+    };
+    put(header.as_ptr(), header.len());
+    put(head.as_ptr(), head.len());
+    let mut left = left;
+    for segment in tail {
+        let len = (segment.len as usize).min(left);
+        put(segment.ptr, len);
+        left -= len;
+    }
+}
+
 /// Fills segments of writable guest memory from their start.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {

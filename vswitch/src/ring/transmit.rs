@@ -106,8 +106,16 @@ impl<F: Format> DeviceRing<F> {
             let Some(head) = self.format.head(at) else { break };
             self.format.prefetch(self.format.after(at, 1));
             let first = burst.segments.len();
-            let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
-            let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
+            let chain = match self.format.single(head, Access::Read) {
+                Some((segment, chain)) => {
+                    burst.segments.push(segment);
+                    chain
+                }
+                None => {
+                    let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
+                    walked.inspect_err(|_| burst.segments.truncate(first))?
+                }
+            };
             self.format.consume(chain.slots);
             self.taken.push(chain);
             if !self.admit(chain.total) {

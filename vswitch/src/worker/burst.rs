@@ -17,6 +17,7 @@ use crate::probe::{Carrier, Passed, Wakes};
 use crate::switch::{Port, PortTable, Shared};
 use crate::vmq::VmQueue;
 
+use super::recent::Recent;
 use super::rsc::Rsc;
 use super::seconds;
 use super::stamps::StampLog;
@@ -42,6 +43,9 @@ pub(crate) struct Carriage {
     stamps: StampLog,
     rsc: Rsc,
     touched: Vec<PortId>,
+    recent: Recent,
+    /// The times of all packets in hand, if they passed all stages together.
+    together: Option<Times>,
     /// Nanoseconds spent on other lanes than the one whose frames are being carried.
     elsewhere: u64,
 }
@@ -65,6 +69,8 @@ impl Carriage {
             stamps: StampLog::default(),
             rsc: Rsc::default(),
             touched: Vec::new(),
+            recent: Recent::default(),
+            together: None,
             elsewhere: 0,
         }
     }
@@ -100,10 +106,13 @@ impl Carriage {
         );
         if port.probe.is_active() {
             self.pass(port);
+        } else {
+            self.together = self.packets.first().map(|packet| packet.times);
         }
         let packets = std::mem::take(&mut self.packets);
         self.forward(port.id, &packets);
         self.packets = packets;
+        self.together = None;
         self.finish(Some(port));
         frames
     }
@@ -111,6 +120,7 @@ impl Carriage {
     /// Carries on what a port's filter lets go by itself, of a lane.
     pub(crate) fn poll_probe(&mut self, port: &Port, lane: LaneId) -> bool {
         self.lane = lane;
+        self.recent.begin(&self.shared.forwarding, seconds(clock::now()));
         let mut carrier = Carrier {
             lane: self.lane,
             arena: &mut self.arena,
@@ -134,15 +144,18 @@ impl Carriage {
     fn parse(&mut self, port: &Port, times: Times) {
         self.packets.clear();
         let mut octets = 0;
-        let now = seconds(times.wait);
+        let deep = port.is_uplink || port.probe.is_active();
+        let forwarding = &self.shared.forwarding;
+        self.recent.begin(forwarding, seconds(times.wait));
         for (index, frame) in self.arena.burst.frames.iter().enumerate() {
             octets += u64::from(frame.len);
             let name = Octets::Burst(index as u16);
-            match judge(port, self.arena.head(name), frame.len, &frame.vnet) {
-                Ok((meta, offloads, vlan)) => {
-                    self.shared.forwarding.learn(meta.src, vlan, port.id, now);
+            match judge(port, self.arena.head(name), frame.len, &frame.vnet, deep) {
+                Ok((meta, is_parsed, offloads, vlan)) => {
+                    self.recent.learn(forwarding, meta.src, vlan, port.id);
                     self.packets.push(Packet {
                         meta,
+                        is_parsed,
                         offloads,
                         vlan,
                         ingress: port.id,
@@ -167,6 +180,9 @@ impl Carriage {
     /// Shows `self.packets`, which its guest sent, to a port's probe; what leaves towards the switch takes their place, and what it lets go
     /// towards the guest is delivered.
     fn pass(&mut self, port: &Port) {
+        for packet in &mut self.packets {
+            packet.complete(&self.arena);
+        }
         let mut carrier = Carrier {
             lane: self.lane,
             arena: &mut self.arena,
@@ -186,7 +202,7 @@ impl Carriage {
             return;
         }
         let packets = std::mem::take(&mut self.passed.rx);
-        self.deliver(port, &packets);
+        self.deliver(port, packets.iter());
         self.passed.rx = packets;
         self.passed.rx.clear();
     }
@@ -195,7 +211,9 @@ impl Carriage {
     pub(crate) fn carry_sorted(&mut self, port: &Port, lane: LaneId, queue: &VmQueue) -> usize {
         self.lane = lane;
         self.group.clear();
-        queue.take(clock::now(), &mut self.arena, &mut self.group);
+        let now = clock::now();
+        self.recent.begin(&self.shared.forwarding, seconds(now));
+        queue.take(now, &mut self.arena, &mut self.group);
         let frames = self.group.len();
         if frames > 0 {
             self.more.clear();
@@ -236,25 +254,46 @@ impl Carriage {
     }
 
     fn forward_chunk(&mut self, ingress: PortId, packets: &[Packet]) {
-        self.group_by_destination(ingress, packets);
-        let mut used = std::mem::take(&mut self.used);
         let table = Arc::clone(&self.table);
-        let sorts = table.get(ingress).is_some_and(|port| port.is_uplink);
+        let Some(from) = table.get(ingress) else { return };
+        self.group_by_destination(from, packets);
+        let mut used = std::mem::take(&mut self.used);
         for id in used.drain(..) {
-            self.group.clear();
-            if let Some(members) = self.groups.get_mut(usize::from(id.0)) {
-                let chosen = members.drain(..);
-                self.group
-                    .extend(chosen.filter_map(|index| packets.get(usize::from(index))));
-            }
+            let Some(members) = self.groups.get_mut(usize::from(id.0)) else {
+                continue;
+            };
+            let mut members = std::mem::take(members);
             if let Some(port) = table.get(id) {
-                match port.vm_lane().filter(|_| sorts) {
-                    Some(lane) => self.sort_into(port, lane),
-                    None => self.deliver_group(port),
-                }
+                let chosen = members
+                    .iter()
+                    .filter_map(|index| packets.get(usize::from(*index)));
+                self.deliver_chosen(from, port, chosen);
+            }
+            members.clear();
+            if let Some(slot) = self.groups.get_mut(usize::from(id.0)) {
+                *slot = members;
             }
         }
         self.used = used;
+    }
+
+    /// Delivers the packets of a chunk that go to one port: at once if nothing is between, else as a group of their own.
+    fn deliver_chosen<'p>(
+        &mut self,
+        from: &Port,
+        port: &Port,
+        packets: impl Iterator<Item = &'p Packet> + Clone,
+    ) {
+        if from.is_uplink || port.probe.is_active() || port.backend.is_selective() {
+            self.group.clear();
+            self.group.extend(packets);
+            match port.vm_lane().filter(|_| from.is_uplink) {
+                Some(lane) => self.sort_into(port, lane),
+                None => self.deliver_group(port),
+            }
+        } else {
+            self.deliver(port, packets);
+        }
     }
 
     /// Merges segments of `self.group`, which came by an uplink, if the port takes large sends.
@@ -295,59 +334,66 @@ impl Carriage {
         let mut group = std::mem::take(&mut self.group);
         egress::filter(port, &mut group);
         if port.probe.is_active() {
+            for packet in &mut group {
+                packet.complete(&self.arena);
+            }
             let mut passed = std::mem::take(&mut self.passed);
             let mut carrier = Carrier {
                 lane: self.lane,
                 arena: &mut self.arena,
                 counters: &port.counters,
             };
+            let together = self.together.take();
             let wakes = port
                 .probe
                 .pass(Direction::Rx, &mut group, &mut passed, &mut carrier);
             self.heed(wakes, port);
             self.more
                 .extend(passed.tx.drain(..).map(|packet| (port.id, packet)));
-            self.deliver(port, &passed.rx);
+            self.deliver(port, passed.rx.iter());
+            self.together = together;
             passed.rx.clear();
             self.passed = passed;
         } else {
-            self.deliver(port, &group);
+            self.deliver(port, group.iter());
         }
         self.group = group;
     }
 
-    fn deliver(&mut self, port: &Port, packets: &[Packet]) {
-        if packets.is_empty() {
+    fn deliver<'p>(&mut self, port: &Port, packets: impl Iterator<Item = &'p Packet> + Clone) {
+        let Some(first) = packets.clone().next() else {
             return;
-        }
-        if egress::deliver(port, packets, &self.arena, &mut self.scratch) {
+        };
+        if egress::deliver(port, packets.clone(), &self.arena, &mut self.scratch) {
             self.wake_servers(port);
         }
-        self.stamps.copied(clock::now(), packets);
+        let now = clock::now();
+        match self.together {
+            Some(times) => {
+                let frames = packets.count() as u64;
+                self.stamps.copied_together(now, first.ingress, times, frames);
+            }
+            None => self.stamps.copied(now, packets),
+        }
         if !self.touched.contains(&port.id) {
             self.touched.push(port.id);
         }
     }
 
-    fn group_by_destination(&mut self, ingress: PortId, packets: &[Packet]) {
-        let Some(from) = self.table.get(ingress).cloned() else {
-            return;
-        };
-        let now = seconds(clock::now());
+    fn group_by_destination(&mut self, from: &Port, packets: &[Packet]) {
         for (index, packet) in packets.iter().enumerate() {
             let dst = packet.meta.dst;
             let found = if dst.is_multicast() {
                 None
             } else {
-                self.shared
-                    .forwarding
-                    .lookup(dst, packet.vlan, now)
+                self.recent
+                    .lookup(&self.shared.forwarding, dst, packet.vlan)
                     .filter(|port| self.table.get(*port).is_some())
             };
             match found {
-                Some(port) if port == ingress => from.counters.drop_tx(DropReason::SamePort),
+                Some(port) if port == from.id => from.counters.drop_tx(DropReason::SamePort),
                 Some(port) => self.add_to_group(port, index as u16),
-                None => self.flood(&from, packet, index as u16),
+                None => self.flood(from, packet, index as u16),
             }
         }
     }
@@ -439,21 +485,34 @@ impl Carriage {
     }
 }
 
-/// Decides whether a frame may enter the switch.
+/// Decides whether a frame may enter the switch. All of its headers are read if that is wanted (`deep`) or if it asks for
+/// something that depends on them; the result tells.
+#[inline]
 fn judge(
     port: &Port,
     head: &[u8],
     len: u32,
     vnet: &offload::VnetHeader,
-) -> Result<(offload::FrameMeta, Offloads, u16), DropReason> {
+    deep: bool,
+) -> Result<(offload::FrameMeta, bool, Offloads, u16), DropReason> {
     if len as usize > MAX_FRAME {
         return Err(DropReason::BadLength);
     }
-    let meta = offload::parse(head, len as usize).map_err(|_| DropReason::BadLength)?;
+    let asks = vnet.flags != 0 || vnet.gso_type != 0;
+    let parsed = if deep || asks {
+        offload::parse(head, len as usize)
+    } else {
+        offload::parse_link(head, len as usize)
+    };
+    let meta = parsed.map_err(|_| DropReason::BadLength)?;
     if meta.src.is_multicast() {
         return Err(DropReason::BadSource);
     }
     let vlan = port.vlans.ingress(meta.vlan)?;
-    let offloads = Offloads::from_header(vnet, &meta).map_err(|_| DropReason::BadOffload)?;
-    Ok((meta, offloads, vlan))
+    let offloads = if asks {
+        Offloads::from_header(vnet, &meta).map_err(|_| DropReason::BadOffload)?
+    } else {
+        Offloads::default()
+    };
+    Ok((meta, deep || asks, offloads, vlan))
 }

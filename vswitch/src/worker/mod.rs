@@ -16,6 +16,7 @@
 
 mod burst;
 mod handle;
+mod recent;
 mod rsc;
 mod stamps;
 #[cfg(test)]
@@ -33,6 +34,7 @@ use crate::control::WorkerMode;
 use crate::egress;
 use crate::lane::{Lane, LaneId};
 use crate::switch::{Port, PortTable, Shared};
+use crate::vmq::VmQueue;
 
 use burst::Carriage;
 pub(crate) use handle::WorkerHandle;
@@ -176,6 +178,9 @@ impl Worker {
 
     /// Carries a few bursts of one lane.
     fn serve(&mut self, served: &Served) -> bool {
+        if served.lane.vm_queue.as_ref().is_some_and(VmQueue::is_empty) {
+            return false;
+        }
         let begun = clock::now();
         let rung = served.lane.doorbell.swap(0, Ordering::Relaxed);
         let start = if rung == 0 {

@@ -123,6 +123,17 @@ impl Format for Packed {
             .prefetch_descriptor(slot(self.after(at, AHEAD.min(self.layout.size()))));
     }
 
+    #[inline]
+    fn single(&self, head: Descriptor, access: Access) -> Option<(Segment, Chain)> {
+        let segment = chain::single(self.layout.memory(), &head, access)?;
+        let chain = Chain {
+            id: head.tag,
+            slots: 1,
+            total: segment.len.into(),
+        };
+        Some((segment, chain))
+    }
+
     #[allow(clippy::inline_always)] // kept out of line, it costs a small frame a fifth of its time
     #[inline(always)]
     fn walk(

@@ -99,6 +99,20 @@ impl Format for Split {
     }
 
     #[inline]
+    fn single(&self, head: u16, access: Access) -> Option<(Segment, Chain)> {
+        if head >= self.layout.size() {
+            return None;
+        }
+        let segment = chain::single(self.layout.memory(), &self.layout.descriptor(head), access)?;
+        let chain = Chain {
+            id: head,
+            slots: 1,
+            total: segment.len.into(),
+        };
+        Some((segment, chain))
+    }
+
+    #[inline]
     fn walk(
         &self,
         _at: u16,
