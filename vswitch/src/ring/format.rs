@@ -43,7 +43,7 @@ pub trait Format: Sized {
     /// The chain at a position, if the last look saw one.
     fn head(&self, at: u16) -> Option<Self::Head>;
 
-    /// Fetches ahead what walking the chain at a position will read first.
+    /// Fetches ahead what walking the chains some places behind a position will read first.
     fn prefetch(&self, at: u16);
 
     /// A chain that is one buffer in one piece, which most are. `None` for every other, whatever is the matter with it:

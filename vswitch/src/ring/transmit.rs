@@ -104,7 +104,7 @@ impl<F: Format> DeviceRing<F> {
         for _ in 0..burst.room() {
             let at = self.format.next_avail();
             let Some(head) = self.format.head(at) else { break };
-            self.format.prefetch(self.format.after(at, 1));
+            self.format.prefetch(at);
             let first = burst.segments.len();
             let chain = match self.format.single(head, Access::Read) {
                 Some((segment, chain)) => {
@@ -125,6 +125,7 @@ impl<F: Format> DeviceRing<F> {
             let count = burst.segments.len() - first;
             if let Some(segment) = burst.segments.get(first) {
                 gather::prefetch(segment.ptr);
+                gather::prefetch(segment.ptr.wrapping_add(64));
             }
             let len = chain.total - self.options.header_len as u64;
             frames.push(Admitted {

@@ -14,6 +14,9 @@ use super::{Options, RingAddresses, RingFault, RingSetup};
 use crate::frame::Segment;
 use crate::memory::GuestMemory;
 
+/// Places by which descriptors are fetched ahead.
+const AHEAD: u16 = 4;
+
 /// The device's side of a split virtqueue. Positions are free-running indices.
 #[derive(Debug)]
 pub struct Split {
@@ -93,9 +96,9 @@ impl Format for Split {
 
     #[inline]
     fn prefetch(&self, at: u16) {
-        if at != self.seen_avail {
-            self.layout.prefetch_descriptor(self.layout.avail_entry(at));
-        }
+        // An entry that the driver has not filled yet leads to some descriptor, too.
+        let entry = self.layout.avail_entry(at.wrapping_add(AHEAD));
+        self.layout.prefetch_descriptor(entry);
     }
 
     #[inline]
