@@ -62,6 +62,9 @@ pub trait Format: Sized {
     /// A chain's identifier and slots, its buffers unseen.
     fn skip(&self, at: u16, head: Self::Head) -> Result<Chain, RingFault>;
 
+    /// Fetches ahead, to be written, the places of the next `count` used entries.
+    fn prefetch_used(&self, count: usize);
+
     /// Counts the next `slots` places as consumed.
     fn consume(&mut self, slots: u16);
 

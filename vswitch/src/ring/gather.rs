@@ -3,6 +3,8 @@
 //! `unsafe` is needed to copy out of guest memory.
 #![allow(unsafe_code)]
 
+use offload::VnetHeader;
+
 use super::copy::copy;
 use crate::frame::Segment;
 
@@ -38,6 +40,26 @@ impl<'a> Reader<'a> {
                 self.current += 1;
             }
         }
+    }
+
+    /// The virtio-net header, if the first segment has it in one piece. It goes by registers: what was just stored octet by
+    /// octet could not be loaded again without waiting for the stores.
+    #[inline]
+    pub(super) fn header(&mut self, len: usize) -> Option<VnetHeader> {
+        let segment = self.segments.get_mut(self.current)?;
+        if len < VnetHeader::LEN || segment.len as usize <= len {
+            return None;
+        }
+        // SAFETY: as for the copy above: the segment has more than these 12 octets. They may be read at any alignment.
+        let (low, high) = unsafe {
+            (
+                segment.ptr.cast::<u64>().read_unaligned(),
+                segment.ptr.add(8).cast::<u32>().read_unaligned(),
+            )
+        };
+        segment.ptr = segment.ptr.wrapping_add(len);
+        segment.len -= len as u32;
+        Some(VnetHeader::from_words(u64::from_le(low), u32::from_le(high)))
     }
 
     /// How many segments were read to their end.

@@ -6,9 +6,10 @@ use offload::rss::HashReport;
 use super::chain::{Access, CHAIN_LIMIT, Chain};
 use super::device::DeviceRing;
 use super::format::Format;
+use super::scatter::Header;
 use super::{HEADER_MAX, RingFault, gather, scatter};
 use crate::counters::DropReason;
-use crate::frame::Outgoing;
+use crate::frame::{BURST, Outgoing};
 use crate::port::{Delivery, Refusal};
 
 impl<F: Format> DeviceRing<F> {
@@ -44,6 +45,7 @@ impl<F: Format> DeviceRing<F> {
         if self.fault.is_some() {
             return 0;
         }
+        self.format.prefetch_used(frames.len().min(BURST));
         let header = self.options.header_len as u64;
         let mut at = self.format.next_avail();
         for frame in frames {
@@ -71,11 +73,20 @@ impl<F: Format> DeviceRing<F> {
             .iter()
             .zip(self.scratch.plan.0.iter().zip(&self.scratch.chains))
         {
-            let header = header(frame, 1, self.options.header_len);
-            let header = header.get(..self.options.header_len).unwrap_or(&header);
             let len = frame.len as usize;
             let head = frame.head.get(..len).unwrap_or(frame.head);
-            scatter::fill(*segment, header, head, frame.tail, len - head.len());
+            let left = len - head.len();
+            if self.options.header_len == VnetHeader::LEN {
+                let vnet = VnetHeader {
+                    num_buffers: 1,
+                    ..frame.vnet
+                };
+                scatter::fill(*segment, Header::Whole(vnet), head, frame.tail, left);
+            } else {
+                let header = header(frame, 1, self.options.header_len);
+                let header = header.get(..self.options.header_len).unwrap_or(&header);
+                scatter::fill(*segment, Header::Octets(header), head, frame.tail, left);
+            }
             self.format.consume(1);
             self.format.add_used(chain.id, chain.total as u32, 1);
         }

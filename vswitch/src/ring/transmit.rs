@@ -35,6 +35,7 @@ impl<F: Format> DeviceRing<F> {
         }
         self.format
             .note_taken(from, self.taken.get(before..).unwrap_or_default());
+        self.format.prefetch_used(frames.len());
         for frame in &frames {
             self.push_frame(frame, queue, burst);
         }
@@ -163,14 +164,17 @@ impl<F: Format> DeviceRing<F> {
             return;
         };
         let mut reader = gather::Reader::new(segments);
-        // What a header with a hash ends in means nothing here.
-        let mut raw = [0; HEADER_MAX];
-        reader.read(&mut raw[..self.options.header_len.min(HEADER_MAX)]);
+        let vnet = reader.header(self.options.header_len).unwrap_or_else(|| {
+            // What a header with a hash ends in means nothing here.
+            let mut raw = [0; HEADER_MAX];
+            reader.read(&mut raw[..self.options.header_len.min(HEADER_MAX)]);
+            raw.first_chunk().map(VnetHeader::from_bytes).unwrap_or_default()
+        });
         let copied = (frame.len as usize).min(HEADER_COPY);
         reader.read(&mut header[..copied]);
         let skipped = reader.finish() as u32;
         burst.frames.push(Frame {
-            vnet: raw.first_chunk().map(VnetHeader::from_bytes).unwrap_or_default(),
+            vnet,
             len: frame.len,
             token: frame.id,
             queue,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use introspection::{Direction, Instant};
-use offload::Offloads;
+use offload::{Link, Offloads};
 
 use crate::clock;
 use crate::counters::{DropReason, PortCounters};
 use crate::egress::{self, Scratch};
-use crate::frame::{BURST, MAX_FRAME};
+use crate::frame::{BURST, Frame, MAX_FRAME};
 use crate::lane::{Lane, LaneId};
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
@@ -30,6 +30,9 @@ pub(crate) struct Carriage {
     lane: LaneId,
     table: Arc<PortTable>,
     arena: Arena,
+    /// Packets of the burst as they came; places that are written again and again.
+    fresh: Box<[Packet]>,
+    /// Packets on their way through the sender's probe.
     packets: Vec<Packet>,
     /// The packets of a burst that go to one port, as indices into it, by [`PortId`].
     groups: Vec<Vec<u16>>,
@@ -59,6 +62,7 @@ impl Carriage {
             lane: LaneId::home(PortId(0)),
             table,
             arena: Arena::default(),
+            fresh: vec![Packet::NOTHING; BURST].into(),
             packets: Vec::with_capacity(BURST),
             groups: Vec::new(),
             used: Vec::new(),
@@ -95,24 +99,28 @@ impl Carriage {
         if frames == 0 {
             return 0;
         }
-        self.parse(
-            port,
-            Times {
-                start,
-                doorbell: begun,
-                wait: taken,
-                ..Times::default()
-            },
-        );
+        let times = Times {
+            start,
+            doorbell: begun,
+            wait: taken,
+            ..Times::default()
+        };
+        let count = self.parse(port, times);
+        let fresh = std::mem::take(&mut self.fresh);
+        let packets = fresh.get(..count).unwrap_or(&[]);
         if port.probe.is_active() {
+            self.packets.clear();
+            self.packets.extend_from_slice(packets);
             self.pass(port);
+            let passed = std::mem::take(&mut self.packets);
+            self.forward(port.id, &passed);
+            self.packets = passed;
         } else {
-            self.together = self.packets.first().map(|packet| packet.times);
+            self.together = packets.first().map(|packet| packet.times);
+            self.forward(port.id, packets);
+            self.together = None;
         }
-        let packets = std::mem::take(&mut self.packets);
-        self.forward(port.id, &packets);
-        self.packets = packets;
-        self.together = None;
+        self.fresh = fresh;
         self.finish(Some(port));
         frames
     }
@@ -140,28 +148,26 @@ impl Carriage {
         busy
     }
 
-    /// Judges the burst's headers; what may go on becomes packets.
-    fn parse(&mut self, port: &Port, times: Times) {
-        self.packets.clear();
+    /// Judges the burst's headers; what may go on becomes packets, in the first places of `self.fresh`. Returns how many.
+    fn parse(&mut self, port: &Port, times: Times) -> usize {
         let mut octets = 0;
+        let mut count = 0;
         let deep = port.is_uplink || port.probe.is_active();
         let forwarding = &self.shared.forwarding;
         self.recent.begin(forwarding, seconds(times.wait));
         for (index, frame) in self.arena.burst.frames.iter().enumerate() {
             octets += u64::from(frame.len);
-            let name = Octets::Burst(index as u16);
-            match judge(port, self.arena.head(name), frame.len, &frame.vnet, deep) {
-                Ok((meta, is_parsed, offloads, vlan)) => {
-                    self.recent.learn(forwarding, meta.src, vlan, port.id);
-                    self.packets.push(Packet {
-                        meta,
-                        is_parsed,
-                        offloads,
-                        vlan,
-                        ingress: port.id,
-                        octets: name,
-                        times,
-                    });
+            let Some(packet) = self.fresh.get_mut(count) else {
+                break;
+            };
+            match judge(port, self.arena.burst.head(index), frame, deep, packet) {
+                Ok(()) => {
+                    packet.ingress = port.id;
+                    packet.octets = Octets::Burst(index as u16);
+                    packet.times = times;
+                    self.recent
+                        .learn(forwarding, packet.meta.src, packet.vlan, port.id);
+                    count += 1;
                 }
                 Err(reason) => port.counters.drop_tx(reason),
             }
@@ -169,12 +175,13 @@ impl Carriage {
         PortCounters::add(&port.counters.tx_frames, self.arena.burst.frames.len() as u64);
         PortCounters::add(&port.counters.tx_octets, octets);
         let parsed = clock::now();
-        for packet in &mut self.packets {
+        for packet in self.fresh.iter_mut().take(count) {
             packet.times.parse = parsed;
         }
         if port.first_frame.load(Ordering::Relaxed) == 0 {
             port.first_frame.store(parsed.0.max(1), Ordering::Relaxed);
         }
+        count
     }
 
     /// Shows `self.packets`, which its guest sent, to a port's probe; what leaves towards the switch takes their place, and what it lets go
@@ -485,34 +492,30 @@ impl Carriage {
     }
 }
 
-/// Decides whether a frame may enter the switch. All of its headers are read if that is wanted (`deep`) or if it asks for
-/// something that depends on them; the result tells.
+/// Decides whether a frame may enter the switch, and notes what is known of it in `packet`. All of its headers are read if that
+/// is wanted (`deep`), or if it asks for something that depends on them.
 #[inline]
-fn judge(
-    port: &Port,
-    head: &[u8],
-    len: u32,
-    vnet: &offload::VnetHeader,
-    deep: bool,
-) -> Result<(offload::FrameMeta, bool, Offloads, u16), DropReason> {
-    if len as usize > MAX_FRAME {
+fn judge(port: &Port, head: &[u8], frame: &Frame, deep: bool, packet: &mut Packet) -> Result<(), DropReason> {
+    let len = frame.len as usize;
+    if len > MAX_FRAME {
         return Err(DropReason::BadLength);
     }
-    let asks = vnet.flags != 0 || vnet.gso_type != 0;
-    let parsed = if deep || asks {
-        offload::parse(head, len as usize)
+    let asks = frame.vnet.flags != 0 || frame.vnet.gso_type != 0;
+    packet.is_parsed = deep || asks;
+    if packet.is_parsed {
+        packet.meta = offload::parse(head, len).map_err(|_| DropReason::BadLength)?;
     } else {
-        offload::parse_link(head, len as usize)
-    };
-    let meta = parsed.map_err(|_| DropReason::BadLength)?;
-    if meta.src.is_multicast() {
+        let link = Link::read(head, len).map_err(|_| DropReason::BadLength)?;
+        packet.set_link(&link, frame.len);
+    }
+    if packet.meta.src.is_multicast() {
         return Err(DropReason::BadSource);
     }
-    let vlan = port.vlans.ingress(meta.vlan)?;
-    let offloads = if asks {
-        Offloads::from_header(vnet, &meta).map_err(|_| DropReason::BadOffload)?
+    packet.vlan = port.vlans.ingress(packet.meta.vlan)?;
+    packet.offloads = if asks {
+        Offloads::from_header(&frame.vnet, &packet.meta).map_err(|_| DropReason::BadOffload)?
     } else {
         Offloads::default()
     };
-    Ok((meta, deep || asks, offloads, vlan))
+    Ok(())
 }

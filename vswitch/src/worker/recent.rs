@@ -96,8 +96,8 @@ impl Recent {
 /// Address and VLAN in one word. Unicast addresses of all zeroes do not get this far.
 const fn key(mac: MacAddr, vlan: u16) -> u64 {
     let [a, b, c, d, e, f] = mac.0;
-    let [g, h] = vlan.to_be_bytes();
-    u64::from_be_bytes([g, h, a, b, c, d, e, f]) | 1 << 63
+    let (high, low) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]));
+    (vlan as u64) << 48 | (high as u64) << 16 | low as u64 | 1 << 63
 }
 
 const fn place(key: u64) -> usize {

@@ -15,7 +15,7 @@ use crate::frame::Segment;
 use crate::memory::GuestMemory;
 
 /// Places by which descriptors are fetched ahead.
-const AHEAD: u16 = 4;
+const AHEAD: u16 = 12;
 
 /// The device's side of a split virtqueue. Positions are free-running indices.
 #[derive(Debug)]
@@ -156,6 +156,13 @@ impl Format for Split {
             slots: 1,
             total: 0,
         })
+    }
+
+    #[inline]
+    fn prefetch_used(&self, count: usize) {
+        for entry in (0..count as u16).step_by(8) {
+            self.layout.prefetch_used(self.next_used.wrapping_add(entry));
+        }
     }
 
     #[inline]
