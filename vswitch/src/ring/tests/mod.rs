@@ -5,6 +5,8 @@ mod hostile_packed;
 mod in_order;
 mod inflight;
 mod random;
+mod schedules;
+mod wakeups;
 
 use offload::VnetHeader;
 
