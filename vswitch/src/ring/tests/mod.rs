@@ -1,5 +1,6 @@
 //! Rings against the mock driver: what arrives, what is refused, who is told.
 
+mod differential;
 mod hostile;
 mod hostile_packed;
 mod in_order;
