@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
 use crate::process::Process;
 use crate::support::daemon::Daemon;
 use crate::support::frames::{self, Mac};
 use crate::support::peer::{PATIENCE, Peer};
 
-/// The processor that the daemon's worker has for itself; the front ends have the other.
+/// The processor that the daemon's worker has for itself, and that of the front ends: a front end on the worker's would see no
+/// frame before the worker sleeps.
 const CPU: u32 = 1;
+const OWN_CPU: usize = 0;
 /// Made-up protocol (IEEE 802 local experimental EtherType 1).
 const ETHERTYPE: u16 = 0x88b5;
 /// After so long, what was flooded has arrived.
@@ -26,7 +30,6 @@ impl Fleet {
     /// A daemon with an adaptive worker and so many ports, all of them attached.
     pub(crate) fn new(ports: usize) -> Self {
         let mut text = format!("[[worker]]\ncpu = {CPU}\n");
-        // Paths are relative to where the daemon runs, so that they are short.
         let directory = tempfile::tempdir().expect("a directory");
         let sockets: Vec<_> = (0..ports)
             .map(|number| directory.path().join(number.to_string()))
@@ -36,6 +39,9 @@ impl Fleet {
             text += &format!("[[port]]\nname = \"p{number}\"\nvhost-user = \"{socket}\"\n");
         }
         let daemon = Daemon::configured(&text);
+        let mut own = CpuSet::new();
+        own.set(OWN_CPU);
+        sched_setaffinity(None, &own).expect("there is a first processor");
         let peers = sockets.iter().map(|socket| Peer::attach(socket, 1)).collect();
         let mut fleet = Self { daemon, peers };
         fleet.introduce();
