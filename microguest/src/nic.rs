@@ -31,12 +31,20 @@ pub const F_GUEST_CSUM: u64 = 1 << 1;
 pub const F_MTU: u64 = 1 << 3;
 /// The device tells its hardware address.
 pub const F_MAC: u64 = 1 << 5;
+/// Received TCP segments over IPv4 may be larger than the MTU.
+pub const F_GUEST_TSO4: u64 = 1 << 7;
+/// The device cuts TCP segments over IPv4 that are larger than the MTU.
+pub const F_HOST_TSO4: u64 = 1 << 11;
 /// Received frames may fill several buffers.
 pub const F_MRG_RXBUF: u64 = 1 << 15;
 /// The modern interface.
 pub const F_VERSION_1: u64 = 1 << 32;
 /// All features that the driver accepts.
 pub const FEATURES: u64 = F_CSUM | F_GUEST_CSUM | F_MTU | F_MAC | F_MRG_RXBUF | F_VERSION_1;
+/// What it accepts besides to send and receive segments that are larger than the MTU.
+pub const LARGE_FEATURES: u64 = F_GUEST_TSO4 | F_HOST_TSO4;
+/// What large segments need in all: large ones arrive in several buffers and with partial checksums.
+const LARGE: u64 = LARGE_FEATURES | F_CSUM | F_GUEST_CSUM | F_MRG_RXBUF;
 
 /// Octets of `struct virtio_net_hdr_v1`.
 const HEADER: usize = 12;
@@ -44,6 +52,9 @@ const HEADER: usize = 12;
 const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_F_DATA_VALID`.
 const DATA_VALID: u8 = 2;
+/// `VIRTIO_NET_HDR_GSO_NONE`, `VIRTIO_NET_HDR_GSO_TCPV4`.
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
 /// Octets of an ARP packet for Ethernet and IPv4.
@@ -54,6 +65,10 @@ const DEFAULT_MTU: u16 = 1500;
 const MAX_MTU: u16 = 9216;
 /// Smallest MTU that IPv4 allows (RFC 791).
 const MIN_MTU: u16 = 68;
+/// The MTU that the TCP stack sees if the device cuts its segments: the longest IPv4 packet (RFC 791).
+const LARGE_MTU: usize = 65535;
+/// Most transmit buffers of that size.
+const LARGE_QUEUE_SIZE: u16 = 32;
 /// Octets of a receive buffer, if frames may fill several.
 const MERGEABLE_BUFFER: usize = 2048;
 /// Frames longer than this are not put together.
@@ -96,6 +111,11 @@ impl<D: Doorbell> Nic<D> {
         let whole = (HEADER + ETHERNET + mtu).next_multiple_of(64);
         let mergeable = config.features & F_MRG_RXBUF != 0;
         let stride = if mergeable { MERGEABLE_BUFFER } else { whole };
+        let large = config.features & LARGE == LARGE;
+        let transmit = match config.queue_sizes.1 {
+            size if large => Ring::new(size.min(LARGE_QUEUE_SIZE), HEADER + ETHERNET + LARGE_MTU + 1),
+            size => Ring::new(size, whole),
+        };
         Self {
             receiver: Receiver {
                 ring: Ring::new(config.queue_sizes.0, stride),
@@ -105,9 +125,10 @@ impl<D: Doorbell> Nic<D> {
                 invalid: 0,
             },
             transmitter: Transmitter {
-                free: (0..config.queue_sizes.1).collect(),
-                ring: Ring::new(config.queue_sizes.1, whole),
+                free: (0..transmit.queue.size()).collect(),
+                ring: transmit,
                 offload: config.features & F_CSUM != 0,
+                cut_to: large.then_some(mtu),
             },
             doorbell,
             config,
@@ -226,7 +247,8 @@ impl<D: Doorbell> Device for Nic<D> {
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.mtu + ETHERNET;
+        let mtu = self.transmitter.cut_to.map_or(self.mtu, |_| LARGE_MTU);
+        capabilities.max_transmission_unit = mtu + ETHERNET;
         let transport = match (self.transmitter.offload, self.receiver.verify) {
             (false, false) => Checksum::Both,
             (false, true) => Checksum::Tx,
@@ -384,6 +406,8 @@ struct Transmitter {
     free: Vec<u16>,
     /// The device completes checksums.
     offload: bool,
+    /// The device cuts TCP segments to this MTU.
+    cut_to: Option<usize>,
 }
 
 impl Transmitter {
@@ -417,11 +441,27 @@ impl TxToken for Transmission<'_> {
         {
             let [s0, s1] = start.to_le_bytes();
             let [o0, o1] = offset.to_le_bytes();
-            header.copy_from_slice(&[NEEDS_CSUM, 0, 0, 0, 0, 0, s0, s1, o0, o1, 0, 0]);
+            let tcp = offset == checksum::IN_TCP;
+            let cut = transmitter.cut_to.filter(|_| tcp);
+            let cut = cut.and_then(|mtu| segmentation(frame, start, mtu));
+            let kind = if cut.is_some() { GSO_TCPV4 } else { GSO_NONE };
+            let (headers, payload) = cut.unwrap_or_default();
+            let ([h0, h1], [p0, p1]) = (headers.to_le_bytes(), payload.to_le_bytes());
+            header.copy_from_slice(&[NEEDS_CSUM, kind, h0, h1, p0, p1, s0, s1, o0, o1, 0, 0]);
         }
         ring.publish(id, HEADER + len, false);
         result
     }
+}
+
+/// Octets of the headers, and of payload in a segment that fits the MTU, of a TCP frame that is larger. Its transport header
+/// begins at `start`.
+fn segmentation(frame: &[u8], start: u16, mtu: usize) -> Option<(u16, u16)> {
+    let start = usize::from(start);
+    let tcp = usize::from(frame.get(start + 12)? >> 4) * 4;
+    let headers = start + tcp;
+    let payload = (mtu + ETHERNET).checked_sub(headers)?;
+    (frame.len() > mtu + ETHERNET).then_some((headers as u16, payload as u16))
 }
 
 #[cfg(test)]

@@ -123,6 +123,32 @@ fn checksums_are_left_to_a_device_that_completes_them() {
 }
 
 #[test]
+fn segments_larger_than_the_mtu_are_cut_by_a_device_that_can() {
+    let (small, large) = (tcp_frame(&[1; 1460]), tcp_frame(&[2; 60_000]));
+    let mut bench = bench(F_VERSION_1 | LARGE, 1500, 256);
+    assert_eq!(bench.nic.capabilities().max_transmission_unit, 65535 + 14);
+    assert_eq!(bench.nic.queues()[1].size(), 32);
+    assert!(bench.send(&small) && bench.send(&large));
+    let header = |bench: &mut Bench| bench.sent().expect("a frame").0;
+    assert_eq!(
+        header(&mut bench),
+        [NEEDS_CSUM, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0]
+    );
+    let [size0, size1] = 1460_u16.to_le_bytes();
+    assert_eq!(
+        header(&mut bench),
+        [NEEDS_CSUM, GSO_TCPV4, 54, 0, size0, size1, 34, 0, 16, 0, 0, 0]
+    );
+    bench.deliver(NEEDS_CSUM, &large);
+    assert_eq!(bench.received(), Some(large));
+    // Less than all of it is not enough.
+    for missing in [F_CSUM, F_GUEST_CSUM, F_MRG_RXBUF, F_GUEST_TSO4, F_HOST_TSO4] {
+        let bench = super::tests::bench(F_VERSION_1 | LARGE & !missing, 1500, 8);
+        assert_eq!(bench.nic.capabilities().max_transmission_unit, 1514);
+    }
+}
+
+#[test]
 fn received_checksums_are_verified_unless_vouched_for() {
     let right = tcp_frame(b"hello");
     let mut wrong = right.clone();
