@@ -24,7 +24,7 @@ use crate::setup::{self, Program};
   cargo xtask bench-peers -- --help
 
 As root it installs what is missing (no service is started or enabled) and reserves 1024 huge pages while it runs; who is not root
-does that first. All rows take about an hour; each pair of slices is told when it is measured.")]
+does that first. All rows take about 20 minutes; each pair of slices is told when it is measured.")]
 pub(crate) struct Args {
     /// Passed on to the benchmark
     #[arg(last = true, value_name = "OPTIONS")]
