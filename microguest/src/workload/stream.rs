@@ -5,28 +5,63 @@ use smoltcp::socket::tcp::{RecvError, SendError, Socket};
 /// Octets in a block.
 pub const BLOCK: u64 = 64 * 1024;
 
-/// FNV-1a with 64 bits (Fowler, Noll, Vo; RFC 9923).
+/// The steps of FNV-1a with 64 bits (Fowler, Noll, Vo; RFC 9923), taken on words of eight octets, little-endian, so that the
+/// hash costs less than what is measured. A step is a bijection of the state: a word that is wrong shows for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fnv(u64);
+pub struct Fnv {
+    state: u64,
+    /// Octets that do not fill a word yet, and how many they are.
+    word: u64,
+    len: u32,
+}
 
 impl Default for Fnv {
     fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+        Self {
+            state: 0xcbf2_9ce4_8422_2325,
+            word: 0,
+            len: 0,
+        }
     }
 }
 
 impl Fnv {
     /// Takes `octets` in.
     pub fn update(&mut self, octets: &[u8]) {
-        self.0 = octets.iter().fold(self.0, |hash, octet| {
-            (hash ^ u64::from(*octet)).wrapping_mul(0x100_0000_01b3)
-        });
+        let missing = if self.len == 0 { 0 } else { 8 - self.len as usize };
+        let (begun, rest) = octets.split_at(missing.min(octets.len()));
+        self.gather(begun);
+        let mut words = rest.chunks_exact(8);
+        for word in &mut words {
+            let word = word.try_into().map_or(0, u64::from_le_bytes);
+            self.state = step(self.state, word);
+        }
+        self.gather(words.remainder());
     }
 
     /// The hash so far.
     pub fn value(self) -> u64 {
-        self.0
+        match self.len {
+            0 => self.state,
+            len => step(self.state, self.word | u64::from(len) << 56),
+        }
     }
+
+    /// Takes octets one by one.
+    fn gather(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.word |= u64::from(*octet) << (8 * self.len);
+            self.len += 1;
+            if self.len == 8 {
+                self.state = step(self.state, self.word);
+                (self.word, self.len) = (0, 0);
+            }
+        }
+    }
+}
+
+const fn step(state: u64, word: u64) -> u64 {
+    (state ^ word).wrapping_mul(0x100_0000_01b3)
 }
 
 /// What a connection carried so far.
@@ -101,13 +136,19 @@ impl Writer {
 
 /// xorshift64 (Marsaglia 2003): eight octets a step.
 fn fill(room: &mut [u8], state: &mut u64) {
-    for chunk in room.chunks_mut(8) {
+    let mut next = || {
         *state ^= *state << 13;
         *state ^= *state >> 7;
         *state ^= *state << 17;
-        for (octet, random) in chunk.iter_mut().zip(state.to_le_bytes()) {
-            *octet = random;
-        }
+        state.to_le_bytes()
+    };
+    let mut words = room.chunks_exact_mut(8);
+    for word in &mut words {
+        word.copy_from_slice(&next());
+    }
+    let rest = words.into_remainder();
+    if !rest.is_empty() {
+        rest.copy_from_slice(&next()[..rest.len()]);
     }
 }
 
@@ -144,18 +185,48 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+        let mut fnv = Fnv::default();
+        parts.into_iter().for_each(|part| fnv.update(part));
+        fnv.value()
+    }
+
     #[test]
-    fn known_hashes() {
-        let hash = |octets: &[u8]| {
-            let mut fnv = Fnv::default();
-            fnv.update(octets);
-            fnv.value()
-        };
-        assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
+    fn hashes_tell_streams_apart() {
+        // Of nothing, and of one word that is FNV-1a's own first step.
+        assert_eq!(hash([]), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(hash([&b"a\0\0\0\0\0\0\0"[..]]), 0xaf63_dc4c_8601_ec8c);
+        let different: &[&[u8]] = &[
+            b"",
+            b"\0",
+            b"a",
+            b"a\0",
+            b"ab",
+            b"ba",
+            b"a\0\0\0\0\0\0\0",
+            b"a\0\0\0\0\0\0\0\0",
+        ];
+        let hashes: std::collections::BTreeSet<u64> =
+            different.iter().map(|octets| hash([*octets])).collect();
+        assert_eq!(hashes.len(), different.len());
+    }
+
+    proptest! {
+        #[test]
+        fn how_octets_arrive_does_not_matter(octets in proptest::collection::vec(any::<u8>(), 0..100), cut in 1..20_usize) {
+            prop_assert_eq!(hash(octets.chunks(cut)), hash([&octets[..]]));
+        }
+
+        #[test]
+        fn a_wrong_octet_shows(octets in proptest::collection::vec(any::<u8>(), 1..100), at: prop::sample::Index, bit in 0_u8..8) {
+            let mut wrong = octets.clone();
+            wrong[at.index(octets.len())] ^= 1_u8 << bit;
+            prop_assert_ne!(hash([&wrong[..]]), hash([&octets[..]]));
+        }
     }
 
     #[test]
