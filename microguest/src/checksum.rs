@@ -4,9 +4,6 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpAddress, IpProtocol, Ipv4
 
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
-/// Where the checksum is in a TCP header, and in a UDP header.
-pub(crate) const IN_TCP: u16 = 16;
-const IN_UDP: u16 = 6;
 
 /// The transport checksum of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +50,8 @@ fn transport(frame: &[u8]) -> Option<Transport> {
     let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
     let protocol = packet.next_header();
     let offset = match protocol {
-        IpProtocol::Tcp => usize::from(IN_TCP),
-        IpProtocol::Udp => usize::from(IN_UDP),
+        IpProtocol::Tcp => 16,
+        IpProtocol::Udp => 6,
         _ => return None,
     };
     if packet.more_frags() || packet.frag_offset() != 0 {

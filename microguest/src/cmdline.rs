@@ -77,7 +77,7 @@ pub struct Parameters {
     pub tsc_khz: Option<u32>,
     /// `poll`: spin instead of halting.
     pub poll: bool,
-    /// `lso`: send and receive TCP segments that are larger than the MTU, if the device can.
+    /// `lso`: send and receive TCP segments larger than the MTU at once, if the device can cut and merge them.
     pub lso: bool,
 }
 

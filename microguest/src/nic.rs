@@ -5,8 +5,9 @@
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
+use core::num::{NonZeroU16, NonZeroUsize};
 
-use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
@@ -65,8 +66,8 @@ const DEFAULT_MTU: u16 = 1500;
 const MAX_MTU: u16 = 9216;
 /// Smallest MTU that IPv4 allows (RFC 791).
 const MIN_MTU: u16 = 68;
-/// The MTU that the TCP stack sees if the device cuts its segments: the longest IPv4 packet (RFC 791).
-const LARGE_MTU: usize = 65535;
+/// Octets of the largest frame that a device is to cut. A bridge of Linux' passes no larger one whole (`GSO_LEGACY_MAX_SIZE`).
+const LARGE_FRAME: usize = 65535;
 /// Most transmit buffers of that size.
 const LARGE_QUEUE_SIZE: u16 = 32;
 /// Octets of a receive buffer, if frames may fill several.
@@ -113,7 +114,10 @@ impl<D: Doorbell> Nic<D> {
         let stride = if mergeable { MERGEABLE_BUFFER } else { whole };
         let large = config.features & LARGE == LARGE;
         let transmit = match config.queue_sizes.1 {
-            size if large => Ring::new(size.min(LARGE_QUEUE_SIZE), HEADER + ETHERNET + LARGE_MTU + 1),
+            size if large => Ring::new(
+                size.min(LARGE_QUEUE_SIZE),
+                (HEADER + LARGE_FRAME).next_multiple_of(64),
+            ),
             size => Ring::new(size, whole),
         };
         Self {
@@ -128,7 +132,7 @@ impl<D: Doorbell> Nic<D> {
                 free: (0..transmit.queue.size()).collect(),
                 ring: transmit,
                 offload: config.features & F_CSUM != 0,
-                cut_to: large.then_some(mtu),
+                large,
             },
             doorbell,
             config,
@@ -234,21 +238,23 @@ impl<D: Doorbell> Device for Nic<D> {
             receiver: &mut self.receiver,
             place,
         };
-        Some((received, Transmission(&mut self.transmitter)))
+        Some((received, Transmission::new(&mut self.transmitter)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Transmission<'_>> {
         if self.transmitter.free.is_empty() {
             self.transmitter.reap();
         }
-        (!self.transmitter.free.is_empty()).then_some(Transmission(&mut self.transmitter))
+        (!self.transmitter.free.is_empty()).then(|| Transmission::new(&mut self.transmitter))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        let mtu = self.transmitter.cut_to.map_or(self.mtu, |_| LARGE_MTU);
-        capabilities.max_transmission_unit = mtu + ETHERNET;
+        capabilities.max_transmission_unit = self.mtu + ETHERNET;
+        if self.transmitter.large {
+            capabilities.segmentation.tcpv4 = NonZeroUsize::new(LARGE_FRAME);
+        }
         let transport = match (self.transmitter.offload, self.receiver.verify) {
             (false, false) => Checksum::Both,
             (false, true) => Checksum::Tx,
@@ -406,8 +412,8 @@ struct Transmitter {
     free: Vec<u16>,
     /// The device completes checksums.
     offload: bool,
-    /// The device cuts TCP segments to this MTU.
-    cut_to: Option<usize>,
+    /// The device cuts large TCP segments.
+    large: bool,
 }
 
 impl Transmitter {
@@ -423,11 +429,24 @@ impl Transmitter {
 
 /// Room for a frame to transmit.
 #[derive(Debug)]
-pub struct Transmission<'a>(&'a mut Transmitter);
+pub struct Transmission<'a> {
+    transmitter: &'a mut Transmitter,
+    /// Octets of payload that the device is to cut a TCP segment to.
+    cut_to: Option<NonZeroU16>,
+}
+
+impl<'a> Transmission<'a> {
+    const fn new(transmitter: &'a mut Transmitter) -> Self {
+        Self {
+            transmitter,
+            cut_to: None,
+        }
+    }
+}
 
 impl TxToken for Transmission<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let Self(transmitter) = self;
+        let Self { transmitter, cut_to } = self;
         // A token is only made while a buffer is free.
         let id = transmitter.free.pop().unwrap_or(0);
         let ring = &mut transmitter.ring;
@@ -441,9 +460,7 @@ impl TxToken for Transmission<'_> {
         {
             let [s0, s1] = start.to_le_bytes();
             let [o0, o1] = offset.to_le_bytes();
-            let tcp = offset == checksum::IN_TCP;
-            let cut = transmitter.cut_to.filter(|_| tcp);
-            let cut = cut.and_then(|mtu| segmentation(frame, start, mtu));
+            let cut = cut_to.and_then(|payload| Some((headers(frame, start)?, payload.get())));
             let kind = if cut.is_some() { GSO_TCPV4 } else { GSO_NONE };
             let (headers, payload) = cut.unwrap_or_default();
             let ([h0, h1], [p0, p1]) = (headers.to_le_bytes(), payload.to_le_bytes());
@@ -452,16 +469,16 @@ impl TxToken for Transmission<'_> {
         ring.publish(id, HEADER + len, false);
         result
     }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.cut_to = meta.segmentation_offload_size;
+    }
 }
 
-/// Octets of the headers, and of payload in a segment that fits the MTU, of a TCP frame that is larger. Its transport header
-/// begins at `start`.
-fn segmentation(frame: &[u8], start: u16, mtu: usize) -> Option<(u16, u16)> {
-    let start = usize::from(start);
-    let tcp = usize::from(frame.get(start + 12)? >> 4) * 4;
-    let headers = start + tcp;
-    let payload = (mtu + ETHERNET).checked_sub(headers)?;
-    (frame.len() > mtu + ETHERNET).then_some((headers as u16, payload as u16))
+/// Octets of a frame's headers, of which TCP's begins at `start`.
+fn headers(frame: &[u8], start: u16) -> Option<u16> {
+    let length = frame.get(usize::from(start) + 12)? >> 4;
+    Some(start + u16::from(length) * 4)
 }
 
 #[cfg(test)]
