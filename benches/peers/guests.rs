@@ -152,6 +152,8 @@ impl Guests {
             workload: self.workload,
             phase_ms: u32::try_from(seconds * 1000).unwrap_or(u32::MAX),
             lso: true,
+            // A stream's sender waits for full segments, as kernels' do unless told otherwise.
+            nagle: self.workload == Workload::Stream,
             ..Parameters::new(role, ip, peer)
         }
     }
