@@ -165,8 +165,8 @@ fn stream_so_far(line: &Line<'_>) -> Option<(u64, u64)> {
         Line::Hash {
             phase: Some(_),
             octets,
-            fnv,
-        } => Some((octets, fnv)),
+            sum,
+        } => Some((octets, sum)),
         _ => None,
     }
 }
