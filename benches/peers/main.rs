@@ -121,12 +121,12 @@ impl Plan {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Takes a slice, unless nobody wants it any more.
-    fn slice<T>(&self, take: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    /// Takes a slice, unless nobody wants it any more; an error tells whose it was.
+    fn slice<T>(&self, whose: &str, take: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
         if self.is_interrupted() {
             return Err("interrupted".to_owned());
         }
-        take()
+        take().map_err(|error| format!("{whose}: {error}"))
     }
 
     /// How long all rows take, roughly.
@@ -161,8 +161,8 @@ fn run(plan: &Plan) -> Report {
 fn measure(load: &Load, peer: Peer, plan: &Plan) -> Vec<RowResult> {
     let mut results = load.results(peer);
     for pair in 0..plan.pairs {
-        let ours = || plan.slice(|| load.ours(peer, plan.seconds));
-        let theirs = || plan.slice(|| load.theirs(peer, plan.seconds));
+        let ours = || plan.slice("enlight", || load.ours(peer, plan.seconds));
+        let theirs = || plan.slice(&peer.to_string(), || load.theirs(peer, plan.seconds));
         // Who begins alternates, so that a machine that slows down or warms up favours nobody.
         let both = if pair % 2 == 0 {
             let ours = ours();
