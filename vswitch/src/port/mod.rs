@@ -75,6 +75,12 @@ pub trait Backend: Send + Sync {
     /// the worker must not sleep. `wants_room` asks for a ring also when receive buffers appear.
     fn arm(&self, queue: u16, wants_room: bool) -> bool;
 
+    /// Whether a queue that is armed rings for everything that its worker has to know, so that the worker may leave it alone
+    /// until then, busy as it may be with others.
+    fn rings_reliably(&self) -> bool {
+        false
+    }
+
     /// The worker is awake and polls: the guest need not ring.
     fn disarm(&self, queue: u16);
 

@@ -49,6 +49,7 @@ pub(crate) struct Carriage {
     recent: Recent,
     /// The times of all packets in hand, if they passed all stages together.
     together: Option<Times>,
+    backlog_began: bool,
     /// Nanoseconds spent on other lanes than the one whose frames are being carried.
     elsewhere: u64,
 }
@@ -75,6 +76,7 @@ impl Carriage {
             touched: Vec::new(),
             recent: Recent::default(),
             together: None,
+            backlog_began: false,
             elsewhere: 0,
         }
     }
@@ -464,9 +466,15 @@ impl Carriage {
         self.wake(port.home());
     }
 
-    /// Wakes all workers that serve queues of the port, but for this one: each has to know of a backlog before it sleeps,
-    /// to ask for room in the receive rings of its queues.
-    fn wake_servers(&self, port: &Port) {
+    /// Whether a receiver's backlog began since the last call.
+    pub(crate) fn take_backlog(&mut self) -> bool {
+        std::mem::take(&mut self.backlog_began)
+    }
+
+    /// Wakes all workers that serve queues of the port, and notes it for this one: each has to know of a backlog before it
+    /// sleeps or leaves those queues alone, to ask for room in their receive rings.
+    fn wake_servers(&mut self, port: &Port) {
+        self.backlog_began = true;
         for lane in &port.lanes {
             self.wake(lane.owner());
         }

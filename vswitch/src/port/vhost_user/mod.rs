@@ -232,6 +232,10 @@ impl Backend for VhostUserPort {
         self.shared.arm(queue.into(), wants_room)
     }
 
+    fn rings_reliably(&self) -> bool {
+        true
+    }
+
     fn disarm(&self, queue: u16) {
         self.shared.disarm(queue.into());
     }
