@@ -107,15 +107,12 @@ impl<F: Format> DeviceRing<F> {
             let Some(head) = self.format.head(at) else { break };
             self.format.prefetch(at);
             let first = burst.segments.len();
-            let chain = match self.format.single(head, Access::Read) {
-                Some((segment, chain)) => {
-                    burst.segments.push(segment);
-                    chain
-                }
-                None => {
-                    let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
-                    walked.inspect_err(|_| burst.segments.truncate(first))?
-                }
+            let chain = if let Some((segment, chain)) = self.format.single(head, Access::Read) {
+                burst.segments.push(segment);
+                chain
+            } else {
+                let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
+                walked.inspect_err(|_| burst.segments.truncate(first))?
             };
             self.format.consume(chain.slots);
             self.taken.push(chain);

@@ -95,9 +95,10 @@ impl Recent {
 
 /// Address and VLAN in one word. Unicast addresses of all zeroes do not get this far.
 const fn key(mac: MacAddr, vlan: u16) -> u64 {
-    let [a, b, c, d, e, f] = mac.0;
-    let (high, low) = (u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f]));
-    (vlan as u64) << 48 | (high as u64) << 16 | low as u64 | 1 << 63
+    let [m0, m1, m2, m3, m4, m5] = mac.0;
+    let high = u32::from_be_bytes([m0, m1, m2, m3]) as u64;
+    let low = u16::from_be_bytes([m4, m5]) as u64;
+    (vlan as u64) << 48 | high << 16 | low | 1 << 63
 }
 
 const fn place(key: u64) -> usize {
