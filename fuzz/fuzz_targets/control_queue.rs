@@ -39,6 +39,10 @@ fuzz_target!(|input: &[u8]| {
         assert!(takes || policy.is_selective());
         let _ = policy.takes(MacAddr::BROADCAST, TagForm::Untagged);
         let (hash, report) = policy.hash(&meta, frame).unwrap_or((0, HashReport::None));
-        assert!(policy.queue_pair(hash, report).is_none_or(|pair| pair < limits.queue_pairs));
+        assert!(
+            policy
+                .queue_pair(hash, report)
+                .is_none_or(|pair| pair < limits.queue_pairs)
+        );
     }
 });

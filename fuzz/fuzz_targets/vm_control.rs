@@ -7,12 +7,18 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     match parse(input) {
-        Ok(None) => assert!(input.len() < MAX_HEAD + MAX_BODY, "the server's buffer is bounded"),
+        Ok(None) => assert!(
+            input.len() < MAX_HEAD + MAX_BODY,
+            "the server's buffer is bounded"
+        ),
         Ok(Some(Action::Stop(stop))) => assert!(stop.timeout_ms.is_none_or(|ms| ms <= MAX_STOP_MS)),
         Ok(Some(_)) => {}
         Err(refusal) => {
             assert!((400..500).contains(&refusal.status));
-            assert!(!refusal.message.is_empty() && !refusal.message.contains(char::is_control), "{refusal:?}");
+            assert!(
+                !refusal.message.is_empty() && !refusal.message.contains(char::is_control),
+                "{refusal:?}"
+            );
         }
     }
     // A request is complete once, however its octets come: what is too short was not refused a moment ago.
