@@ -226,12 +226,13 @@ fn follow(mut command: Command, interrupted: &AtomicBool) -> Result<ExitCode> {
     }
 }
 
-/// Interrupts a process group and waits for its end: huge pages are only free then.
+/// Ends a process group, and waits for that: huge pages are only free then. Not by an interrupt, which a group that was started in
+/// the background may ignore.
 fn stop(child: &mut Child) -> Result<()> {
     let group = Pid::from_child(child);
     let end = Instant::now() + PATIENCE;
     // It may be gone already.
-    let _ = kill_process_group(group, Signal::INT);
+    let _ = kill_process_group(group, Signal::TERM);
     loop {
         let _ = child.try_wait();
         if test_kill_process_group(group).is_err() {
