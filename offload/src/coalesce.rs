@@ -184,7 +184,7 @@ impl Slot {
     fn new() -> Self {
         Self {
             octets: Vec::with_capacity(MAX_LEN),
-            meta: candidate::NOTHING,
+            meta: FrameMeta::NOTHING,
             parts: Parts::default(),
             next_seq: 0,
         }

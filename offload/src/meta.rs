@@ -168,6 +168,17 @@ pub struct UdpMeta {
 }
 
 impl FrameMeta {
+    /// Metadata of no frame, for a place that is filled later.
+    pub const NOTHING: Self = Self {
+        frame_len: 0,
+        dst: MacAddr([0; 6]),
+        src: MacAddr([0; 6]),
+        vlan: None,
+        ethertype: 0,
+        network_offset: 0,
+        network: Network::Other,
+    };
+
     /// The IP header, when the frame has one.
     pub const fn ip(&self) -> Option<&IpMeta> {
         match &self.network {

@@ -263,12 +263,7 @@ impl Line<'_> {
     fn pass<'p>(&mut self, packets: impl Iterator<Item = &'p Packet>, arena: &Arena) {
         let mut run = Run::new();
         for packet in packets {
-            run.push(self.flow(packet, arena).outgoing(
-                header_for(packet.offloads, &packet.meta, self.can),
-                packet.meta.frame_len,
-                arena.head(packet.octets),
-                arena.tail(packet.octets),
-            ));
+            run.push(self.as_it_is(packet, arena));
             if run.is_full() {
                 self.offer(&run);
                 run.clear();
@@ -293,12 +288,7 @@ impl Line<'_> {
         let mut run = Run::new();
         for (packet, plan) in packets.zip(plans.iter()) {
             match *plan {
-                Plan::AsIs => run.push(self.flow(packet, arena).outgoing(
-                    header_for(packet.offloads, &packet.meta, self.can),
-                    packet.meta.frame_len,
-                    arena.head(packet.octets),
-                    arena.tail(packet.octets),
-                )),
+                Plan::AsIs => run.push(self.as_it_is(packet, arena)),
                 Plan::Retag { header, vnet, len } => run.push(self.flow(packet, arena).outgoing(
                     vnet,
                     len,
@@ -318,6 +308,17 @@ impl Line<'_> {
             }
         }
         self.offer(&run);
+    }
+
+    /// A packet that need not change.
+    #[inline]
+    fn as_it_is<'a>(&self, packet: &Packet, arena: &'a Arena) -> Outgoing<'a> {
+        self.flow(packet, arena).outgoing(
+            header_for(packet.offloads, &packet.meta, self.can),
+            packet.meta.frame_len,
+            arena.head(packet.octets),
+            arena.tail(packet.octets),
+        )
     }
 
     /// A packet's hash by the receiver's key, if it has one and the frame is one that it wants hashed; else by ours, if it

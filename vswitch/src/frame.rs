@@ -136,6 +136,11 @@ impl Burst {
         self.pool.take(len)
     }
 
+    /// A buffer with room for the largest frame, from the pool when it has one.
+    pub(crate) fn large_buffer(&mut self) -> Vec<u8> {
+        self.pool.take(SMALL + 1)
+    }
+
     /// Adds a frame that lies in a private buffer.
     pub fn push_owned(&mut self, vnet: VnetHeader, frame: Vec<u8>) {
         let len = frame.len() as u32;

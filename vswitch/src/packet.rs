@@ -6,7 +6,7 @@
 
 use introspection::Instant;
 use offload::rss::{HashReport, HashTypes, Hasher, Toeplitz};
-use offload::{Checksum, FrameMeta, Link, MacAddr, Network, Offloads};
+use offload::{Checksum, FrameMeta, Link, Network, Offloads};
 
 use crate::frame::{Burst, Segment};
 use crate::port::PortId;
@@ -51,15 +51,7 @@ pub(crate) struct Times {
 impl Packet {
     /// A place for a packet.
     pub(crate) const NOTHING: Self = Self {
-        meta: FrameMeta {
-            frame_len: 0,
-            dst: MacAddr([0; 6]),
-            src: MacAddr([0; 6]),
-            vlan: None,
-            ethertype: 0,
-            network_offset: 0,
-            network: Network::Other,
-        },
+        meta: FrameMeta::NOTHING,
         is_parsed: false,
         offloads: Offloads {
             checksum: Checksum::Complete,

@@ -5,21 +5,10 @@ use super::{MAX_LEN, tcp_of};
 use crate::checksum::{internet, verify_transport};
 use crate::offloads::TCP_FIELD;
 use crate::view::{Ipv4View, Ipv6View, TcpView};
-use crate::{Checksum, FrameMeta, MacAddr, Network, Offloads, TcpFlags, TcpMeta};
+use crate::{Checksum, FrameMeta, Network, Offloads, TcpFlags, TcpMeta};
 
 /// Flags that a frame may have which is merged with others.
 const MERGEABLE: u8 = TcpFlags::ACK | TcpFlags::PSH | TcpFlags::FIN | TcpFlags::ECE | TcpFlags::CWR;
-
-/// Metadata of no frame.
-pub(super) const NOTHING: FrameMeta = FrameMeta {
-    frame_len: 0,
-    dst: MacAddr([0; 6]),
-    src: MacAddr([0; 6]),
-    vlan: None,
-    ethertype: 0,
-    network_offset: 0,
-    network: Network::Other,
-};
 
 /// A TCP segment that may be merged with its neighbours.
 pub(super) struct Candidate<'a> {

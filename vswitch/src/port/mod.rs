@@ -16,6 +16,7 @@ use crate::frame::{Burst, Outgoing};
 pub mod endpoint;
 pub mod pcap;
 pub mod receive;
+mod syscall;
 pub mod tap;
 pub mod uplink;
 pub mod vhost_user;

@@ -62,13 +62,18 @@ impl Worker {
         self.disarm();
     }
 
+    /// Whether some lanes are left alone.
+    fn has_idle(&self) -> bool {
+        self.polled.len() < self.mine.len()
+    }
+
     /// Leaves idle lanes alone, and takes up those that rang.
     pub(super) fn sort_out_idle(&mut self) {
         let backlog = self.carriage.take_backlog();
         if self.mine.len() <= FEW {
             return;
         }
-        if backlog && self.polled.len() < self.mine.len() {
+        if backlog && self.has_idle() {
             self.poll_all();
         }
         self.polled.retain_mut(|lane| {
@@ -78,7 +83,7 @@ impl Worker {
             lane.idle_rounds = 0;
             !lane.served.retire()
         });
-        if self.polled.len() < self.mine.len() {
+        if self.has_idle() {
             let now = clock::now();
             if now >= self.looked.after(LOOKS) {
                 self.looked = now;
@@ -90,7 +95,7 @@ impl Worker {
 
     /// Takes up what rang at this time.
     pub(super) fn heed(&mut self, rung: &Rung, now: Instant) {
-        if rung.woken && self.polled.len() < self.mine.len() {
+        if rung.woken && self.has_idle() {
             self.poll_all();
         }
         for id in &rung.lanes {
@@ -100,7 +105,7 @@ impl Worker {
             lane.doorbell.store(now.0, Ordering::Relaxed);
             port.backend.woken(id.queue);
             let is_polled = |polled: &Polled| polled.served.lane.id == *id;
-            if self.polled.len() < self.mine.len() && !self.polled.iter().any(is_polled) {
+            if self.has_idle() && !self.polled.iter().any(is_polled) {
                 port.backend.disarm(id.queue);
                 let served = Served {
                     port: port.clone(),

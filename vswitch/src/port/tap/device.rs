@@ -15,9 +15,7 @@ use offload::VnetHeader;
 use super::TapError;
 use crate::frame::{MAX_FRAME, Segment};
 use crate::port::Capabilities;
-
-/// Asking the pool for a buffer of this length gets one with room for the largest frame.
-pub(super) const SPARE: usize = 2049;
+use crate::port::syscall::{self, check, piece, retry};
 
 /// Most pieces that one frame is written from (`UIO_MAXIOV`), header and head included.
 const MAX_PIECES: usize = 1024;
@@ -210,13 +208,9 @@ impl Device {
         }
     }
 
-    /// Lets the interface go at once, although the descriptor stays open for as long as anybody has the port: it is
-    /// made to stand for the null device.
+    /// Lets the interface go at once, although the descriptor stays open.
     pub(super) fn release(&self) -> io::Result<()> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        // SAFETY: both descriptors are open and owned by a `File` each; dup3 replaces what the second one stands for
-        // in one step, so that a read or write in another thread meets one of the two.
-        check(unsafe { libc::dup3(null.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) })
+        syscall::release(self)
     }
 
     fn set_offloads(&self, offloads: libc::c_uint) -> io::Result<()> {
@@ -328,34 +322,6 @@ fn control_socket() -> io::Result<OwnedFd> {
     check(fd)?;
     // SAFETY: the descriptor was just made and nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-fn piece(base: *mut u8, len: usize) -> libc::iovec {
-    libc::iovec {
-        iov_base: base.cast(),
-        iov_len: len,
-    }
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// Calls again when a signal came between.
-fn retry(mut call: impl FnMut() -> libc::ssize_t) -> io::Result<usize> {
-    loop {
-        if let Ok(n) = usize::try_from(call()) {
-            return Ok(n);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
 }
 
 #[cfg(test)]

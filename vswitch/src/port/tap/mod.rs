@@ -206,7 +206,7 @@ impl Backend for TapPort {
         let mut spare = spare.lock();
         while burst.room() > 0 {
             if spare.capacity() == 0 {
-                *spare = burst.buffer(device::SPARE);
+                *spare = burst.large_buffer();
             }
             match device.read(&mut spare) {
                 Ok(vnet) => burst.push_owned(vnet, std::mem::take(&mut *spare)),

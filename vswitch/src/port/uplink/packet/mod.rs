@@ -25,8 +25,6 @@ use socket::{Received, Socket, Tag};
 
 /// Where a VLAN tag stands in a frame (IEEE 802.1Q, 9.1): after both addresses.
 const TAG_OFFSET: usize = 12;
-/// Asking the pool for a buffer of this length gets one with room for the largest frame.
-const SPARE: usize = 2049;
 
 /// An interface served by AF_PACKET.
 pub(super) struct PacketPort {
@@ -167,7 +165,7 @@ impl Backend for PacketPort {
         let mut spare = spare.lock();
         let room = burst.room();
         while spare.len() < room {
-            spare.push(burst.buffer(SPARE));
+            spare.push(burst.large_buffer());
         }
         match socket.receive(spare.get_mut(..room).unwrap_or_default()) {
             Ok(received) => {

@@ -4,7 +4,6 @@
 //! not initialized yet.
 #![allow(unsafe_code)]
 
-use std::fs::OpenOptions;
 use std::io;
 use std::mem::{offset_of, size_of};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -14,6 +13,7 @@ use offload::VnetHeader;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::frame::{BURST, Outgoing};
+use crate::port::syscall::{self, check, piece, retry};
 use crate::port::uplink::UplinkError;
 use crate::port::uplink::link::Link;
 
@@ -352,13 +352,9 @@ impl Socket {
             .map_or(0, |statistics| statistics.drops.into())
     }
 
-    /// Closes the socket at once, although the descriptor stays open for as long as anybody has the port: it is
-    /// made to stand for the null device.
+    /// Closes the socket at once, although the descriptor stays open.
     pub(super) fn release(&self) -> io::Result<()> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        // SAFETY: both descriptors are open and owned; dup3 replaces what the second one stands for in one step, so
-        // that a call in another thread meets one of the two.
-        check(unsafe { libc::dup3(null.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) })
+        syscall::release(self)
     }
 
     fn set<T>(&self, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
@@ -425,40 +421,12 @@ fn tag_of(control: &[u8]) -> Option<Tag> {
     })
 }
 
-fn piece(base: *mut u8, len: usize) -> libc::iovec {
-    libc::iovec {
-        iov_base: base.cast(),
-        iov_len: len,
-    }
-}
-
 fn message(pieces: &mut [libc::iovec]) -> libc::mmsghdr {
     // SAFETY: mmsghdr is a C structure of integers and pointers; all zeroes are a valid value.
     let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
     message.msg_hdr.msg_iov = pieces.as_mut_ptr();
     message.msg_hdr.msg_iovlen = pieces.len() as _;
     message
-}
-
-fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
-/// Calls again when a signal came between.
-fn retry(mut call: impl FnMut() -> libc::c_int) -> io::Result<usize> {
-    loop {
-        if let Ok(n) = usize::try_from(call()) {
-            return Ok(n);
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! `unsafe` is for the UMEM's memory and for a send without data, which `rustix` cannot express for this family.
 #![allow(unsafe_code)]
 
-use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use rustix::net::xdp::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 
 use crate::frame::{HEADER_COPY, Outgoing, Segment};
+use crate::port::syscall::{self, check};
 
 use super::ring::{Consumer, Mapping, Producer};
 
@@ -145,10 +145,7 @@ impl Socket {
     /// Lets go of the descriptor; see `PacketPort::close`. Its rings stay mapped until the port is dropped, and the queue
     /// bound.
     pub(super) fn release(&self) -> io::Result<()> {
-        let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
-        // SAFETY: both descriptors are open and owned; dup3 replaces what the second one stands for in one step, so
-        // that a call in another thread meets one of the two.
-        check(unsafe { libc::dup3(null.as_raw_fd(), self.as_raw_fd(), libc::O_CLOEXEC) } as isize)
+        syscall::release(self)
     }
 }
 
@@ -232,13 +229,5 @@ impl Umem {
             len: len as u32,
             options: rustix::net::xdp::XdpDescOptions::empty(),
         })
-    }
-}
-
-fn check(result: isize) -> io::Result<()> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
     }
 }
