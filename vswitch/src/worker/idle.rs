@@ -104,6 +104,10 @@ impl Worker {
             };
             lane.doorbell.store(now.0, Ordering::Relaxed);
             port.backend.woken(id.queue);
+            // One that is just being handed over rings here a moment before it is this worker's; the next table has it.
+            if lane.owner() != self.handle.index {
+                continue;
+            }
             let is_polled = |polled: &Polled| polled.served.lane.id == *id;
             if self.has_idle() && !self.polled.iter().any(is_polled) {
                 port.backend.disarm(id.queue);
