@@ -1,0 +1,521 @@
+//! Judging a connection's gaps.
+
+use std::collections::VecDeque;
+
+use offload::TcpFlags;
+
+use super::finding::{Cause, Exhibit, Finding, Part};
+use super::habits::{Habits, settle};
+use super::pairing::Crossing;
+use super::trace::DiagnosisOptions;
+use crate::flow::FlowKey;
+use crate::seq::{before, later};
+use crate::{Direction, Instant};
+
+/// Frames that are remembered as under way, in the filter or behind it.
+const MEMORY: usize = 65_536;
+
+/// What tells a stall, in nanoseconds and octets.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) threshold: u64,
+    pub(super) prompt: u64,
+    mss: Option<u16>,
+    pub(super) two_taps: bool,
+}
+
+impl Limits {
+    pub(super) fn new(options: &DiagnosisOptions, mss: Option<u16>, two_taps: bool) -> Self {
+        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self {
+            threshold: nanos(options.threshold),
+            prompt: nanos(options.prompt),
+            mss,
+            two_taps,
+        }
+    }
+
+    /// The size of a full segment: as announced, as far as frames of that size were seen.
+    pub(super) fn full(&self, crossings: &[Crossing]) -> u32 {
+        /// Larger frames are large sends.
+        const JUMBO: u32 = 9_000;
+        /// What remains of 1,500 octets below any usual headers and tunnels.
+        const USUAL: u32 = 1_300;
+        let sizes = crossings.iter().map(|frame| frame.payload);
+        let longest = sizes.filter(|size| *size <= JUMBO).max().unwrap_or(0);
+        match self.mss {
+            // Options, time stamps among them, take up to 40 octets of each segment (RFC 9293, 3.7.1).
+            Some(mss) => u32::from(mss).min(longest.max(u32::from(mss).saturating_sub(40))),
+            None => longest.max(USUAL),
+        }
+    }
+}
+
+/// What an acknowledgement told its receiver's end of the trace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// The newest data that it acknowledges.
+    pub(super) data: usize,
+    /// When that data began to wait at the receiver, and for how long it did, the path aside.
+    pub(super) late: u64,
+    /// Segments and octets that it acknowledges, and the frames that brought them.
+    segments: u32,
+    octets: u32,
+    carriers: u32,
+    merged: bool,
+}
+
+/// What last came to a sender.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    frame: usize,
+    at: u64,
+    /// Whether it acknowledged something new, without payload.
+    acknowledges: bool,
+    answer: Option<Answer>,
+    /// Since when the window that it opens was closed, and by what frame.
+    opens: Option<(u64, usize)>,
+}
+
+/// One direction of the connection.
+#[derive(Debug, Default)]
+struct Side {
+    sent: Option<u32>,
+    /// The highest acknowledgement that its receiver sent, and that came to its sender.
+    acked: [Option<u32>; 2],
+    /// When the receiver sent the former.
+    acked_at: u64,
+    acked_by: Option<usize>,
+    /// When data was last sent, last left the filter, and last came to the sender; how far gaps are explained.
+    last_in: u64,
+    last_out: u64,
+    last_arrival: u64,
+    told: u64,
+    last_payload: u32,
+    /// Data in the filter, and data at the receiver that is not acknowledged.
+    inside: VecDeque<usize>,
+    delivered: VecDeque<usize>,
+    arrival: Option<Arrival>,
+    closed: Option<(u64, usize)>,
+}
+
+/// A gap as it is found, before the habits of the ends are known.
+#[derive(Clone, Debug)]
+pub(super) struct Draft {
+    pub(super) direction: Direction,
+    pub(super) cause: Cause,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// What waited, by which habits are told.
+    pub(super) continuation: Option<usize>,
+    parts: Vec<(usize, Part)>,
+}
+
+struct Judge<'a> {
+    crossings: &'a [Crossing],
+    limits: Limits,
+    habits: Habits,
+    full: u32,
+    sides: [Side; 2],
+    answers: Vec<Option<Answer>>,
+    /// Pure acknowledgements that came late, by direction of what they acknowledge.
+    late: [u32; 2],
+    drafts: Vec<Draft>,
+}
+
+/// The findings of a connection, by time.
+pub(super) fn judge(flow: FlowKey, crossings: &[Crossing], limits: Limits) -> Vec<Finding> {
+    let full = limits.full(crossings);
+    let mut judge = Judge {
+        crossings,
+        limits,
+        habits: Habits::of(crossings, full),
+        full,
+        sides: [Side::default(), Side::default()],
+        answers: vec![None; crossings.len()],
+        late: [0; 2],
+        drafts: Vec::new(),
+    };
+    for (_, _, index, leaves) in moments(crossings) {
+        if leaves {
+            judge.left(index);
+        } else {
+            judge.entered(index);
+        }
+    }
+    let Judge {
+        drafts, late, habits, ..
+    } = judge;
+    let drafts = settle(drafts, crossings, late, full, limits);
+    let bases = bases(crossings);
+    let mut findings: Vec<Finding> = drafts
+        .iter()
+        .map(|draft| finding(flow, draft, &drafts, crossings, bases, limits, &habits))
+        .collect();
+    findings.sort_by_key(|finding| (finding.start, finding.gap_ns));
+    findings
+}
+
+/// Each frame's entering and leaving, by time. What is released at some moment follows what came at it.
+fn moments(crossings: &[Crossing]) -> Vec<(u64, bool, usize, bool)> {
+    let mut moments = Vec::with_capacity(crossings.len() * 2);
+    for (index, frame) in crossings.iter().enumerate() {
+        moments.push((frame.entered, false, index, false));
+        if let Some(left) = frame.left {
+            moments.push((left, left > frame.entered, index, true));
+        }
+    }
+    moments.sort_unstable();
+    moments
+}
+
+impl Judge<'_> {
+    fn at(&self, index: usize) -> Crossing {
+        self.crossings[index]
+    }
+
+    fn entered(&mut self, index: usize) {
+        let frame = self.at(index);
+        if frame.flags.any(TcpFlags::RST) {
+            return;
+        }
+        if frame.flags.any(TcpFlags::ACK) {
+            self.acknowledge(index, frame);
+        }
+        if frame.len() == 0 {
+            return;
+        }
+        let side = &self.sides[frame.direction as usize];
+        if side.sent.is_none_or(|sent| before(sent, frame.end())) {
+            self.continued(index, frame);
+        } else {
+            self.repeated(index, frame);
+        }
+        let side = &mut self.sides[frame.direction as usize];
+        side.sent = Some(side.sent.map_or(frame.end(), |sent| later(sent, frame.end())));
+        side.last_in = frame.entered;
+        side.last_payload = frame.payload;
+        if frame.left.is_some_and(|left| left > frame.entered) && side.inside.len() < MEMORY {
+            side.inside.push_back(index);
+        }
+    }
+
+    /// The receiver sends an acknowledgement.
+    fn acknowledge(&mut self, index: usize, frame: Crossing) {
+        let path = self.habits.path(frame.direction);
+        let crossings = self.crossings;
+        let side = &mut self.sides[opposite(frame.direction) as usize];
+        if side.acked[0].is_some_and(|acked| !before(acked, frame.ack)) {
+            return;
+        }
+        side.acked[0] = Some(frame.ack);
+        side.acked_at = frame.entered;
+        side.acked_by = Some(index);
+        let (mut answer, mut carrier): (Option<Answer>, Option<u64>) = (None, None);
+        while let Some(first) = side.delivered.front().copied() {
+            let data = crossings[first];
+            if before(frame.ack, data.end()) {
+                break;
+            }
+            side.delivered.pop_front();
+            let so_far = answer.map_or((0, 0, 0, false), |a| (a.segments, a.octets, a.carriers, a.merged));
+            answer = Some(Answer {
+                data: first,
+                late: frame.entered.saturating_sub(data.left.unwrap_or(data.entered)).saturating_sub(path),
+                segments: so_far.0 + 1,
+                octets: so_far.1.saturating_add(data.payload),
+                carriers: so_far.2 + u32::from(carrier != Some(data.carrier)),
+                merged: so_far.3 || data.merged,
+            });
+            carrier = Some(data.carrier);
+        }
+        self.answers[index] = answer;
+    }
+
+    fn left(&mut self, index: usize) {
+        let frame = self.at(index);
+        if frame.flags.any(TcpFlags::RST) {
+            return;
+        }
+        self.arrive(index, frame);
+        if frame.len() == 0 {
+            return;
+        }
+        self.released(index, frame);
+        let side = &mut self.sides[frame.direction as usize];
+        side.last_out = frame.left.unwrap_or(frame.entered);
+        side.inside.retain(|inside| *inside != index);
+        let acked = side.acked[0].is_some_and(|acked| !before(acked, frame.end()));
+        if !acked && side.delivered.len() < MEMORY {
+            side.delivered.push_back(index);
+        }
+    }
+
+    /// A frame comes to its receiver, which is a sender, too.
+    fn arrive(&mut self, index: usize, frame: Crossing) {
+        let at = frame.left.unwrap_or(frame.entered);
+        let threshold = self.limits.threshold;
+        let answer = self.answers[index];
+        let way = opposite(frame.direction);
+        let side = &mut self.sides[way as usize];
+        side.last_arrival = at;
+        let advances = frame.flags.any(TcpFlags::ACK) && side.acked[1].is_none_or(|acked| before(acked, frame.ack));
+        if advances {
+            side.acked[1] = Some(frame.ack);
+        }
+        let old = side.acked[1].is_some_and(|acked| before(frame.ack, acked));
+        let mut opens = None;
+        if frame.flags.any(TcpFlags::ACK) && !frame.flags.any(TcpFlags::SYN) && !old {
+            if frame.window == 0 {
+                side.closed.get_or_insert((at, index));
+            } else {
+                opens = side.closed.take();
+            }
+        }
+        if advances && frame.payload == 0 && answer.is_some_and(|answer| answer.late > threshold) {
+            self.late[way as usize] += 1;
+        }
+        // Several acknowledgements in a row: what waited may have waited for the first that was late.
+        let pure = frame.len() == 0;
+        let earlier = side.arrival.filter(|earlier| {
+            pure && earlier.acknowledges
+                && at.saturating_sub(earlier.at) <= self.limits.prompt
+                && earlier.at >= side.last_in
+                && (earlier.answer.is_some_and(|answer| answer.late > threshold) || earlier.opens.is_some())
+        });
+        side.arrival = earlier.or(Some(Arrival {
+            frame: index,
+            at,
+            acknowledges: pure && (advances || opens.is_some()),
+            answer,
+            opens,
+        }));
+    }
+
+    /// New data: what did it wait for?
+    fn continued(&mut self, index: usize, frame: Crossing) {
+        let path = self.habits.path(frame.direction);
+        let side = &mut self.sides[frame.direction as usize];
+        let last_in = side.last_in;
+        let Some(arrival) = side.arrival.take().filter(|arrival| arrival.acknowledges) else {
+            return;
+        };
+        let prompt = self.limits.prompt.saturating_add(path);
+        if arrival.at < last_in || frame.entered.saturating_sub(arrival.at) > prompt || side.sent.is_none() {
+            return;
+        }
+        let since = last_in.max(side.told);
+        if let Some((closed, by)) = arrival.opens {
+            let parts = vec![
+                (by, Part::WindowClosed),
+                (arrival.frame, Part::WindowOpened),
+                (index, Part::Continuation),
+            ];
+            self.tell(frame.direction, Cause::ZeroWindow, (since.max(closed), arrival.at), Some(index), parts);
+            return;
+        }
+        let Some(answer) = arrival.answer else { return };
+        self.waited_for(index, &arrival, &answer, since);
+    }
+
+    /// New data waited for an acknowledgement: whose lateness was that?
+    fn waited_for(&mut self, index: usize, arrival: &Arrival, answer: &Answer, since: u64) {
+        let (frame, ack) = (self.at(index), self.at(arrival.frame));
+        let data = self.at(answer.data);
+        let began = since.max(data.left.unwrap_or(data.entered));
+        let at_receiver = ack.entered.saturating_sub(began);
+        let in_filter = arrival.at.saturating_sub(ack.entered.max(since));
+        let threshold = self.limits.threshold;
+        if answer.late > threshold && at_receiver > threshold && at_receiver >= in_filter {
+            let cause = self.lateness(frame, data, answer);
+            if matches!(cause, Cause::NagleDelayedAck | Cause::DelayedAck)
+                && frame.payload < self.full
+                && self.habits.sends_regardless(frame.direction, frame.entered)
+            {
+                return;
+            }
+            let parts = vec![
+                (answer.data, Part::Data),
+                (arrival.frame, Part::Acknowledgement),
+                (index, Part::Continuation),
+            ];
+            self.tell(frame.direction, cause, (began, ack.entered), Some(index), parts);
+        } else if in_filter > threshold {
+            let parts = vec![
+                (arrival.frame, Part::Held),
+                (arrival.frame, Part::Released),
+                (index, Part::Continuation),
+            ];
+            let span = (ack.entered.max(since), arrival.at);
+            self.tell(frame.direction, Cause::FilterHold, span, Some(index), parts);
+        }
+    }
+
+    /// Why a receiver acknowledged late. RFC 9293, 3.8.6.3, and RFC 5681, 4.2: a receiver may delay until it has a second
+    /// full-sized segment; Linux and smoltcp count octets, Windows and FreeBSD segments.
+    fn lateness(&self, frame: Crossing, data: Crossing, answer: &Answer) -> Cause {
+        let more = answer.octets > self.full;
+        if more && (answer.merged || (answer.carriers == 1 && answer.segments == 1)) {
+            return Cause::Coalescing;
+        }
+        if more && answer.carriers > 1 {
+            return Cause::Unknown;
+        }
+        if data.payload < self.full && frame.payload < self.full {
+            Cause::NagleDelayedAck
+        } else {
+            Cause::DelayedAck
+        }
+    }
+
+    /// Data that was sent before.
+    fn repeated(&mut self, index: usize, frame: Crossing) {
+        let crossings = self.crossings;
+        let side = &mut self.sides[frame.direction as usize];
+        let arrived = side.acked[1].is_some_and(|acked| !before(acked, frame.end()));
+        // Keep-alive and window probes (RFC 9293, 3.8.4 and 3.8.6.1).
+        if frame.payload <= 1 && frame.len() <= 1 && (arrived || side.closed.is_some()) {
+            return;
+        }
+        side.arrival = None;
+        let covers = |other: &usize| {
+            let other = crossings[*other];
+            before(other.seq, frame.end()) && before(frame.seq, other.end())
+        };
+        if side.inside.iter().any(covers) {
+            // The filter still has it: that is told when it leaves.
+            return;
+        }
+        let last = side.last_in.max(side.last_out).max(side.last_arrival);
+        let start = last.max(side.told);
+        let acknowledged = side.acked[0].is_some_and(|acked| !before(acked, frame.end()));
+        if self.limits.two_taps && acknowledged && !arrived {
+            let Some(by) = side.acked_by else { return };
+            let start = side.acked_at.max(side.last_in).max(side.told);
+            let parts = vec![(by, Part::Held), (index, Part::Continuation)];
+            self.tell(frame.direction, Cause::FilterHold, (start, frame.entered), Some(index), parts);
+            return;
+        }
+        let first = side.delivered.iter().find(|other| covers(other)).copied();
+        let mut parts: Vec<_> = first.map(|data| (data, Part::Data)).into_iter().collect();
+        parts.push((index, Part::Repetition));
+        self.tell(frame.direction, Cause::Retransmission, (start, frame.entered), None, parts);
+    }
+
+    /// Data leaves the filter.
+    fn released(&mut self, index: usize, frame: Crossing) {
+        let left = frame.left.unwrap_or(frame.entered);
+        let side = &self.sides[frame.direction as usize];
+        let start = frame.entered.max(side.last_out).max(side.told);
+        if left.saturating_sub(start) <= self.limits.threshold {
+            return;
+        }
+        // Released by an acknowledgement of everything that passed before, which came just now.
+        let by = side.acked_by.filter(|_| {
+            let all = side.acked[0].is_some_and(|acked| !before(acked, frame.seq));
+            all && side.acked_at >= start && left.saturating_sub(side.acked_at) <= self.limits.prompt
+        });
+        let answered = by.and_then(|by| Some((by, self.answers[by]?.data)));
+        let (cause, mut parts) = match answered {
+            Some((by, data)) => (
+                Cause::FilterSerialised,
+                vec![(data, Part::Data), (by, Part::Acknowledgement)],
+            ),
+            None => (Cause::FilterHold, Vec::new()),
+        };
+        parts.extend([(index, Part::Held), (index, Part::Released)]);
+        self.tell(frame.direction, cause, (start, left), None, parts);
+    }
+
+    fn tell(
+        &mut self,
+        direction: Direction,
+        cause: Cause,
+        (start, end): (u64, u64),
+        continuation: Option<usize>,
+        parts: Vec<(usize, Part)>,
+    ) {
+        if end.saturating_sub(start) <= self.limits.threshold {
+            return;
+        }
+        let side = &mut self.sides[direction as usize];
+        side.told = side.told.max(end);
+        self.drafts.push(Draft {
+            direction,
+            cause,
+            start,
+            end,
+            continuation,
+            parts,
+        });
+    }
+}
+
+/// The sequence numbers before the first octet of each direction.
+fn bases(crossings: &[Crossing]) -> [u32; 2] {
+    [Direction::Tx, Direction::Rx].map(|direction| {
+        let syn = |frame: &&Crossing| frame.direction == direction && frame.flags.any(TcpFlags::SYN);
+        let first = |frame: &&Crossing| frame.direction == direction;
+        let back = |frame: &&Crossing| frame.direction != direction && frame.flags.any(TcpFlags::ACK);
+        let find = |what: &dyn Fn(&&Crossing) -> bool| crossings.iter().find(what);
+        find(&syn)
+            .map(|frame| frame.seq)
+            .or_else(|| find(&first).map(|frame| frame.seq.wrapping_sub(1)))
+            .or_else(|| find(&back).map(|frame| frame.ack.wrapping_sub(1)))
+            .unwrap_or(0)
+    })
+}
+
+fn finding(
+    flow: FlowKey,
+    draft: &Draft,
+    all: &[Draft],
+    crossings: &[Crossing],
+    bases: [u32; 2],
+    limits: Limits,
+    habits: &Habits,
+) -> Finding {
+    let exhibit = |(index, part): &(usize, Part)| {
+        let frame = crossings.get(*index)?;
+        // What arrives is seen where it arrives, and what is sent where it is sent.
+        let arrives = matches!(
+            part,
+            Part::Data | Part::Released | Part::WindowClosed | Part::WindowOpened
+        );
+        let [entry, exit] = frame.numbers;
+        let ((number, tap), at) = if arrives {
+            (exit, frame.left.unwrap_or(frame.entered))
+        } else {
+            (entry, frame.entered)
+        };
+        Some(Exhibit {
+            frame: number,
+            tap,
+            part: *part,
+            at: Instant(at),
+            direction: frame.direction,
+            seq: frame.seq.wrapping_sub(bases[frame.direction as usize]),
+            len: frame.payload,
+            ack: frame.ack.wrapping_sub(bases[opposite(frame.direction) as usize]),
+        })
+    };
+    let mut evidence: Vec<Exhibit> = draft.parts.iter().filter_map(exhibit).collect();
+    evidence.sort_by_key(|exhibit| exhibit.at);
+    Finding {
+        flow,
+        direction: draft.direction,
+        cause: draft.cause,
+        start: Instant(draft.start),
+        gap_ns: draft.end - draft.start,
+        confidence: habits.confidence(draft, all, limits),
+        evidence,
+        remedy: draft.cause.remedy().to_owned(),
+    }
+}
+
+pub(super) const fn opposite(direction: Direction) -> Direction {
+    match direction {
+        Direction::Tx => Direction::Rx,
+        Direction::Rx => Direction::Tx,
+    }
+}
