@@ -94,23 +94,51 @@ fn path(crossings: &[Crossing], sender: Direction, full: u32) -> u64 {
         while let Some(arrived) = arrivals.next_if(|arrived| arrived.left.is_some_and(|left| left <= answer.entered)) {
             waiting.push_back(arrived);
         }
-        let (mut newest, mut octets) = (None, 0_u32);
+        let (mut newest, mut octets, mut merged) = (None, 0_u32, false);
         while let Some(first) = waiting.front()
             && answer.flags.any(TcpFlags::ACK)
             && !before(answer.ack, first.end())
         {
             octets = octets.saturating_add(first.payload);
+            merged |= first.merged;
             newest = waiting.pop_front();
         }
         let Some(left) = newest.and_then(|newest| newest.left) else {
             continue;
         };
         let handshake = newest.is_some_and(|newest| newest.flags.any(TcpFlags::SYN));
-        shown |= answer.payload > 0 || octets > full || handshake;
+        shown |= answer.payload > 0 || (octets > full && !merged) || handshake;
         let took = answer.entered - left;
         shortest = Some(shortest.map_or(took, |shortest| shortest.min(took)));
     }
-    if shown { shortest.unwrap_or(0) } else { 0 }
+    if shown {
+        return shortest.unwrap_or(0);
+    }
+    steady_reaction(crossings, sender)
+}
+
+/// The time that a sender takes to go on after an acknowledgement, when it always takes the same: nobody's thought does.
+fn steady_reaction(crossings: &[Crossing], sender: Direction) -> u64 {
+    let mut acks: Vec<u64> = crossings
+        .iter()
+        .filter(|frame| frame.direction != sender && frame.len() == 0)
+        .filter_map(|frame| frame.left)
+        .collect();
+    acks.sort_unstable();
+    let mut acks = acks.into_iter().peekable();
+    let mut times = Vec::new();
+    let mut last = None;
+    for frame in crossings.iter().filter(|frame| frame.direction == sender && frame.payload > 0) {
+        while let Some(ack) = acks.next_if(|ack| *ack <= frame.entered) {
+            last = Some(ack);
+        }
+        times.extend(last.take().map(|ack| frame.entered - ack));
+    }
+    times.sort_unstable();
+    match (times.first(), times.get(times.len() / 2)) {
+        (Some(least), Some(middle)) if times.len() >= 3 && *middle <= least + least / 4 => *least,
+        _ => 0,
+    }
 }
 
 fn eagerness(crossings: &[Crossing], sender: Direction, full: u32) -> Vec<u64> {
@@ -154,10 +182,8 @@ pub(super) fn settle(
     for direction in [Direction::Tx, Direction::Rx] {
         let waited = |draft: &Draft| {
             draft.direction == direction
-                && matches!(
-                    draft.cause,
-                    Cause::NagleDelayedAck | Cause::DelayedAck | Cause::Coalescing | Cause::Unknown
-                )
+                && draft.continuation.is_some()
+                && !matches!(draft.cause, Cause::ZeroWindow | Cause::Retransmission)
         };
         let found = drafts.iter().filter(|draft| waited(draft)).count() as u32;
         if late[direction as usize] >= 4 && found * 10 < late[direction as usize] * 4 {

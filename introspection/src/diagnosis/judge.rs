@@ -88,7 +88,10 @@ struct Side {
     acked_by: Option<usize>,
     /// When data was last sent, last left the filter, and last came to the sender; how far gaps are explained.
     last_in: u64,
+    /// When new data was last sent.
+    last_new: u64,
     last_out: u64,
+    counted: u64,
     last_arrival: u64,
     told: u64,
     last_payload: u32,
@@ -136,7 +139,7 @@ pub(super) fn judge(flow: FlowKey, crossings: &[Crossing], limits: Limits) -> Ve
         late: [0; 2],
         drafts: Vec::new(),
     };
-    for (_, _, index, leaves) in moments(crossings) {
+    for (_, leaves, index) in moments(crossings) {
         if leaves {
             judge.left(index);
         } else {
@@ -157,14 +160,10 @@ pub(super) fn judge(flow: FlowKey, crossings: &[Crossing], limits: Limits) -> Ve
 }
 
 /// Each frame's entering and leaving, by time. What is released at some moment follows what came at it.
-fn moments(crossings: &[Crossing]) -> Vec<(u64, bool, usize, bool)> {
-    let mut moments = Vec::with_capacity(crossings.len() * 2);
-    for (index, frame) in crossings.iter().enumerate() {
-        moments.push((frame.entered, false, index, false));
-        if let Some(left) = frame.left {
-            moments.push((left, left > frame.entered, index, true));
-        }
-    }
+fn moments(crossings: &[Crossing]) -> Vec<(u64, bool, usize)> {
+    let enters = crossings.iter().enumerate().map(|(index, frame)| (frame.entered, false, index));
+    let leaves = crossings.iter().enumerate().filter_map(|(index, frame)| Some((frame.left?, true, index)));
+    let mut moments: Vec<_> = enters.chain(leaves).collect();
     moments.sort_unstable();
     moments
 }
@@ -188,6 +187,7 @@ impl Judge<'_> {
         let side = &self.sides[frame.direction as usize];
         if side.sent.is_none_or(|sent| before(sent, frame.end())) {
             self.continued(index, frame);
+            self.sides[frame.direction as usize].last_new = frame.entered;
         } else {
             self.repeated(index, frame);
         }
@@ -208,6 +208,7 @@ impl Judge<'_> {
         if side.acked[0].is_some_and(|acked| !before(acked, frame.ack)) {
             return;
         }
+        let fresh = side.acked[0].map_or(u32::MAX, |acked| frame.ack.wrapping_sub(acked));
         side.acked[0] = Some(frame.ack);
         side.acked_at = frame.entered;
         side.acked_by = Some(index);
@@ -223,7 +224,7 @@ impl Judge<'_> {
                 data: first,
                 late: frame.entered.saturating_sub(data.left.unwrap_or(data.entered)).saturating_sub(path),
                 segments: so_far.0 + 1,
-                octets: so_far.1.saturating_add(data.payload),
+                octets: so_far.1.saturating_add(data.payload).min(fresh),
                 carriers: so_far.2 + u32::from(carrier != Some(data.carrier)),
                 merged: so_far.3 || data.merged,
             });
@@ -272,7 +273,10 @@ impl Judge<'_> {
                 opens = side.closed.take();
             }
         }
-        if advances && frame.payload == 0 && answer.is_some_and(|answer| answer.late > threshold) {
+        let held = at.saturating_sub(frame.entered) > threshold;
+        // Of several in a row, one can be what new data waited for.
+        if advances && frame.payload == 0 && side.counted <= side.last_new && (held || answer.is_some_and(|answer| answer.late > threshold)) {
+            side.counted = at;
             self.late[way as usize] += 1;
         }
         // Several acknowledgements in a row: what waited may have waited for the first that was late.
@@ -296,11 +300,15 @@ impl Judge<'_> {
     fn continued(&mut self, index: usize, frame: Crossing) {
         let path = self.habits.path(frame.direction);
         let side = &mut self.sides[frame.direction as usize];
-        let last_in = side.last_in;
+        let (last_in, last_new) = (side.last_in, side.last_new);
         let Some(arrival) = side.arrival.take().filter(|arrival| arrival.acknowledges) else {
             return;
         };
-        let prompt = self.limits.prompt.saturating_add(path);
+        // A window that opens lets go what is known to be there; else the path is not known, it may be long.
+        let prompt = match arrival.opens {
+            Some(_) => self.limits.threshold.saturating_add(path),
+            None => self.limits.prompt.saturating_add(path),
+        };
         if arrival.at < last_in || frame.entered.saturating_sub(arrival.at) > prompt || side.sent.is_none() {
             return;
         }
@@ -315,6 +323,7 @@ impl Judge<'_> {
             return;
         }
         let Some(answer) = arrival.answer else { return };
+        let since = last_new.max(self.sides[frame.direction as usize].told);
         self.waited_for(index, &arrival, &answer, since);
     }
 
@@ -326,21 +335,19 @@ impl Judge<'_> {
         let at_receiver = ack.entered.saturating_sub(began);
         let in_filter = arrival.at.saturating_sub(ack.entered.max(since));
         let threshold = self.limits.threshold;
-        if answer.late > threshold && at_receiver > threshold && at_receiver >= in_filter {
+        if frame.payload < self.full && self.habits.sends_regardless(frame.direction, frame.entered) {
+            return;
+        }
+        if answer.late > threshold && at_receiver > threshold {
             let cause = self.lateness(frame, data, answer);
-            if matches!(cause, Cause::NagleDelayedAck | Cause::DelayedAck)
-                && frame.payload < self.full
-                && self.habits.sends_regardless(frame.direction, frame.entered)
-            {
-                return;
-            }
             let parts = vec![
                 (answer.data, Part::Data),
                 (arrival.frame, Part::Acknowledgement),
                 (index, Part::Continuation),
             ];
             self.tell(frame.direction, cause, (began, ack.entered), Some(index), parts);
-        } else if in_filter > threshold {
+        }
+        if in_filter > threshold {
             let parts = vec![
                 (arrival.frame, Part::Held),
                 (arrival.frame, Part::Released),
@@ -410,10 +417,14 @@ impl Judge<'_> {
         if left.saturating_sub(start) <= self.limits.threshold {
             return;
         }
-        // Released by an acknowledgement of everything that passed before, which came just now.
+        // Released by an acknowledgement of everything that passed before, which came just now, or was let go just now.
+        let came = side.acked_by.map_or(0, |by| {
+            let ack = self.at(by);
+            ack.left.filter(|at| *at <= left).unwrap_or(ack.entered)
+        });
         let by = side.acked_by.filter(|_| {
             let all = side.acked[0].is_some_and(|acked| !before(acked, frame.seq));
-            all && side.acked_at >= start && left.saturating_sub(side.acked_at) <= self.limits.prompt
+            all && came >= start && left.abs_diff(came) <= self.limits.prompt
         });
         let answered = by.and_then(|by| Some((by, self.answers[by]?.data)));
         let (cause, mut parts) = match answered {

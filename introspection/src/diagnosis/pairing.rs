@@ -172,7 +172,15 @@ fn cross(frames: &[Seen], direction: Direction, entries: Tap) -> Vec<Crossing> {
             });
             continue;
         }
-        let exact = waiting.get_mut(&name(frame)).and_then(VecDeque::pop_front);
+        let exact = waiting.get_mut(&name(frame)).and_then(|queue| {
+            // Others left as parts of something else.
+            while let Some(index) = queue.pop_front() {
+                if crossings.get(index).is_some_and(|one| one.left.is_none()) {
+                    return Some(index);
+                }
+            }
+            None
+        });
         let found = match exact {
             Some(index) => leave(&mut crossings, &[index], frame),
             None => leave_in_parts(&mut crossings, &data, frame),

@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use offload::TcpFlags;
+
 pub(crate) const US: u64 = 1_000;
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const MSS: u64 = 1_448;
@@ -65,7 +67,18 @@ pub(crate) struct Packet {
     /// Segments that were merged into it, and whether their size is known.
     pub(crate) segments: u64,
     pub(crate) gso: bool,
+    /// Whether it is one of a handshake, and the first.
+    pub(crate) syn: bool,
+    pub(crate) opens: bool,
     pub(crate) how: Provenance,
+}
+
+impl Packet {
+    pub(crate) fn flags(&self) -> u8 {
+        let syn = if self.syn { TcpFlags::SYN } else { 0 };
+        let ack = if self.opens { 0 } else { TcpFlags::ACK };
+        syn | ack
+    }
 }
 
 #[derive(Debug)]
@@ -80,6 +93,8 @@ pub(crate) struct Endpoint {
     pub(crate) thinking_until: u64,
     pub(crate) una: u64,
     pub(crate) nxt: u64,
+    /// Behind the last octet that was ever sent.
+    pub(crate) sent: u64,
     pub(crate) written: u64,
     /// Behind the last small segment that was sent.
     pub(crate) small: u64,
@@ -101,6 +116,8 @@ pub(crate) struct Endpoint {
     pub(crate) rcv_mss: u64,
     pub(crate) ack_at: Option<u64>,
     pub(crate) ack_since: u64,
+    /// The last acknowledgement.
+    pub(crate) acknowledged: Option<(u64, Provenance)>,
     pub(crate) spiked: bool,
     pub(crate) blocked: Option<(u64, Block)>,
     pub(crate) last_sent: u64,
@@ -115,12 +132,13 @@ impl Endpoint {
             ack_delay,
             quick: 0,
             nagle: false,
-            probes: !matches!(policy, Policy::Smoltcp),
+            probes: matches!(policy, Policy::Linux),
             srtt,
             script: VecDeque::new(),
             thinking_until: 0,
             una: 0,
             nxt: 0,
+            sent: 0,
             written: 0,
             small: 0,
             peer_window: 65_000,
@@ -141,6 +159,7 @@ impl Endpoint {
             rcv_mss: MSS,
             ack_at: None,
             ack_since: 0,
+            acknowledged: None,
             spiked: false,
             blocked: None,
             last_sent: 0,
@@ -153,6 +172,24 @@ impl Endpoint {
     pub(crate) fn window(&self) -> u64 {
         let free = self.buffer.saturating_sub(self.unread);
         if free < MSS { 0 } else { free }
+    }
+
+    /// The retransmission timer: RFC 6298 with each stack's least (Linux 200 ms, FreeBSD 30 ms and 200 ms of slop, Windows
+    /// 300 ms), in ticks of 4 ms.
+    pub(crate) fn rto(&self) -> u64 {
+        let least = match self.policy {
+            Policy::Linux => 204,
+            Policy::FreeBsd => 230,
+            Policy::Windows | Policy::Smoltcp => 300,
+        };
+        (least * MS + 2 * self.srtt) << self.backoff.min(6)
+    }
+
+    /// The tail-loss probe: two round trips, and the longest delay of an acknowledgement when one segment is out.
+    pub(crate) fn probe(&self) -> Option<u64> {
+        let single = self.nxt - self.una <= MSS;
+        let wait = 2 * self.srtt + if single { 204 * MS } else { 8 * MS };
+        (self.probes && !self.probed && self.backoff == 0).then_some(wait)
     }
 
     pub(crate) fn outstanding(&self) -> bool {
@@ -192,6 +229,7 @@ impl Endpoint {
 
     /// What is told about an acknowledgement that is sent now.
     pub(crate) fn acknowledge(&mut self, now: u64, by_timer: bool) -> Provenance {
+        let repeats = self.acknowledged.filter(|(ack, _)| *ack == self.rcv_nxt);
         let how = Provenance {
             sent: now,
             delayed_since: by_timer.then_some(self.ack_since),
@@ -202,6 +240,9 @@ impl Endpoint {
         (self.octets, self.frames, self.segments) = (0, 0, 0);
         self.ack_at = None;
         self.spiked = false;
+        // What it says was said before.
+        let how = repeats.map_or(how, |(_, first)| Provenance { spiked: how.spiked, ..first });
+        self.acknowledged = Some((self.rcv_nxt, how));
         how
     }
 

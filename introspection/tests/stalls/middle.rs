@@ -41,10 +41,12 @@ impl Kept {
         self.real.values().any(|(packet, _)| covers(packet)) || self.merging.iter().any(|(_, packet)| covers(packet))
     }
 
-    /// Whether an acknowledgement up to here is in here.
-    pub(crate) fn has_ack(&self, from: usize, ack: u64) -> bool {
-        let acks = |packet: &Packet| packet.from == from && packet.ack >= ack;
-        self.real.values().any(|(packet, _)| acks(packet)) || self.thinned.iter().any(|(_, packet)| acks(packet))
+    /// Since when an acknowledgement up to here is in here.
+    pub(crate) fn has_ack(&self, from: usize, ack: u64) -> Option<u64> {
+        let kept = self.real.values().map(|(packet, _)| packet);
+        let thinned = self.thinned.iter().map(|(_, packet)| packet);
+        let acks = kept.chain(thinned).filter(|packet| packet.from == from && packet.ack >= ack);
+        acks.map(|packet| packet.how.filter_in).min()
     }
 
     /// When something is due.
@@ -63,7 +65,7 @@ impl Kept {
             Middle::Real(filter) => {
                 let id = FrameId(self.next);
                 self.next += 1;
-                let meta = meta(&packet, 0);
+                let meta = meta(&packet);
                 let direction = if packet.from == 0 { Direction::Tx } else { Direction::Rx };
                 let frame = FrameRef { id, direction, meta: &meta, payload: &[], gso_size: 0 };
                 self.real.insert(id, (packet, now));

@@ -1,7 +1,7 @@
 //! Numbers from a seed (SplitMix64).
 
 #[derive(Clone, Debug)]
-pub(crate) struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     pub(crate) fn next(&mut self) -> u64 {

@@ -77,11 +77,19 @@ pub(crate) fn simulate(seed: u64, with_filter: bool) -> Outcome {
         path / US
     );
     let middle = if with_filter { middle } else { Middle::Off };
-    let faults = faults(&mut random, work, has_filter, sender);
+    let faults = faults(&mut random, work, has_filter, (sender, srtt));
     let two_taps = has_filter || random.percent(50);
     let mut world = World::new(ends, middle, [link, path], Random(random.next()));
     world.faults = faults;
+    if world.random.percent(75) {
+        world.handshake(sender);
+    }
     world.run();
+    if std::env::var("ENLIGHT_DUMP").ok() == Some(seed.to_string()) {
+        for (at, place, p) in &world.rows {
+            println!("DUMP {at} {place} seq {} len {} ack {} win {} segs {}", p.seq, p.len, p.ack, p.window, p.segments);
+        }
+    }
     let mut trace = Trace::new(DiagnosisOptions::default());
     world.trace(&mut trace, two_taps);
     let (first, last) = (world.rows.first(), world.rows.last());
@@ -150,14 +158,14 @@ fn describe(middle: &Middle) -> String {
     }
 }
 
-fn faults(random: &mut Random, work: Work, has_filter: bool, sender: usize) -> Faults {
+fn faults(random: &mut Random, work: Work, has_filter: bool, (sender, srtt): (usize, u64)) -> Faults {
     let mut faults = Faults::default();
     if has_filter {
         return faults;
     }
     match (work, random.range(0, 3)) {
-        (Work::Bulk, 0) => {
-            let start = 1_000 * MS + random.range(1, 20) * 500 * US;
+        (Work::Bulk, 0 | 2 | 3) => {
+            let start = 1_000 * MS + random.range(1, 5) * srtt;
             faults.spike = Some((start, start + random.range(40, 180) * MS));
         }
         (Work::Bulk | Work::Whole | Work::Sends, 1) if sender == 0 => faults.drop_data = random.range(3, 12),

@@ -62,7 +62,7 @@ pub(crate) struct World {
     thinned: bool,
     /// When data last left towards each end's peer, and when the path is free.
     last_out: [u64; 2],
-    free: [u64; 2],
+    free: [[u64; 2]; 2],
 }
 
 impl World {
@@ -82,13 +82,36 @@ impl World {
             truths: Vec::new(),
             thinned: false,
             last_out: [0; 2],
-            free: [0; 2],
+            free: [[0; 2]; 2],
         }
     }
 
     fn at(&mut self, time: u64, event: Event) {
         self.order += 1;
         self.queue.push(Reverse((time, self.order, event)));
+    }
+
+    /// Records a handshake right before the ends begin.
+    pub(crate) fn handshake(&mut self, client: usize) {
+        let trip = self.links[0] + self.links[1];
+        let begin = self.now - 3 * trip;
+        for (number, from) in [client, 1 - client, client].into_iter().enumerate() {
+            let packet = Packet {
+                from,
+                seq: 0,
+                len: 0,
+                ack: 0,
+                window: 65_000,
+                push: false,
+                segments: 1,
+                gso: true,
+                syn: number < 2,
+                opens: number == 0,
+                how: Provenance::default(),
+            };
+            let at = begin + number as u64 * trip + self.links[from];
+            self.rows.extend([(at, from, packet), (at, from + 2, packet)]);
+        }
     }
 
     /// Runs until nothing is left to do.
@@ -133,9 +156,7 @@ impl World {
                 Some(Step::Write(octets)) => {
                     end.written += octets;
                     end.script.pop_front();
-                    if !matches!(end.script.front(), Some(Step::Write(_))) || end.nagle || true {
-                        self.transmit(who, how);
-                    }
+                    self.transmit(who, how);
                 }
                 Some(Step::WaitAck) => {
                     if end.una < end.written {
@@ -144,7 +165,8 @@ impl World {
                         return;
                     }
                     end.script.pop_front();
-                    let goes_on = matches!(end.script.front(), Some(Step::Write(_)));
+                    let quick = matches!(end.script.front(), Some(Step::Think(time)) if *time < 5 * MS);
+                    let goes_on = matches!(end.script.get(usize::from(quick)), Some(Step::Write(_)));
                     let blocked = end.blocked.take();
                     if let (true, Some((since, block)), Some(how)) = (goes_on, blocked, how) {
                         self.resolve(who, since, block, how);
@@ -190,7 +212,8 @@ impl World {
                 _ => Cause::DelayedAck,
             };
             self.tell(cause, who, since.max(from), how.sent);
-        } else if how.filter_out > since.max(how.filter_in) + THRESHOLD {
+        }
+        if how.filter_out > since.max(how.filter_in) + THRESHOLD {
             self.tell(Cause::FilterHold, who, since.max(how.filter_in), how.filter_out);
         } else if how.spiked {
             self.tell(Cause::Unknown, who, since, self.now);
@@ -227,7 +250,7 @@ impl World {
                 }
                 return;
             }
-            let (seq, repeated) = (end.nxt, end.nxt < end.una);
+            let (seq, repeated) = (end.nxt, end.nxt < end.sent);
             let blocked = end.blocked.take_if(|(_, block)| *block != Block::Pending);
             if let (Some((since, block)), Some(how), false) = (blocked, how, repeated) {
                 self.resolve(who, since, block, how);
@@ -244,6 +267,7 @@ impl World {
             end.small = end.small.max(seq + len);
         }
         end.last_sent = now;
+        end.sent = end.sent.max(seq + len);
         let how = end.acknowledge(now, false);
         let push = end.nxt == end.written && !matches!(self.middle, Middle::Real(_));
         self.send(who, seq, len, push, how);
@@ -268,6 +292,8 @@ impl World {
             push,
             segments: 1,
             gso: true,
+            syn: false,
+            opens: false,
             how,
         };
         self.packets.push(packet);
@@ -290,11 +316,9 @@ impl World {
             at = end + latency;
             self.packets[id].how.spiked = true;
         }
-        let slot = &mut self.free[usize::from(outer) ^ from ^ 1];
-        if outer {
-            at = at.max(*slot + 1);
-            *slot = at;
-        }
+        let slot = &mut self.free[from][usize::from(outer)];
+        at = at.max(*slot + 1);
+        *slot = at;
         at
     }
 
@@ -304,10 +328,7 @@ impl World {
             end.timer = None;
             return;
         }
-        let single = end.nxt - end.una <= MSS;
-        let rto = (200 * MS + end.srtt) << end.backoff.min(6);
-        let probe = 2 * end.srtt + if single { 200 * MS } else { 8 * MS };
-        let wait = if end.probes && !end.probed && end.backoff == 0 { probe.min(rto) } else { rto };
+        let wait = end.probe().map_or(end.rto(), |probe| probe.min(end.rto()));
         end.timer = Some(self.now + wait);
         let at = self.now + wait;
         self.at(at, Event::Timer(who));
@@ -322,7 +343,7 @@ impl World {
             return;
         }
         let end = &mut self.ends[who];
-        let probe = end.probes && !end.probed && end.backoff == 0;
+        let probe = end.probe().is_some();
         let (seq, len) = if probe {
             end.probed = true;
             let len = (end.nxt - end.una).min(MSS);
@@ -333,7 +354,6 @@ impl World {
             (end.una, (end.nxt - end.una).min(MSS))
         };
         self.explain_timer(who, seq, len);
-        self.ends[who].blocked = self.ends[who].blocked.filter(|(_, block)| *block != Block::Full);
         if !probe {
             self.ends[who].nxt = seq + len;
         }
@@ -347,13 +367,20 @@ impl World {
         if self.kept.has(who, seq, seq + len) {
             return;
         }
-        let acked = self.ends[1 - who].rcv_nxt >= seq + len;
-        let cause = if acked && (self.kept.has_ack(1 - who, seq + len) || self.thinned) {
-            Cause::FilterHold
-        } else {
-            Cause::Retransmission
-        };
-        self.tell(cause, who, start, self.now);
+        let receiver = &self.ends[1 - who];
+        let acked = receiver.rcv_nxt >= seq + len;
+        // The guest's acknowledgement is past the taps already, and crosses what is repeated behind them.
+        let crosses = who == 1 && receiver.ack_at.is_none() && acked;
+        match self.kept.has_ack(1 - who, seq + len).filter(|_| acked) {
+            Some(since) => self.tell(Cause::FilterHold, who, start.max(since), self.now),
+            None if acked && self.thinned => self.tell(Cause::FilterHold, who, start, self.now),
+            None if crosses => return,
+            None => self.tell(Cause::Retransmission, who, start, self.now),
+        }
+        let now = self.now;
+        if let Some((since, _)) = self.ends[who].blocked.as_mut().filter(|(_, block)| *block == Block::Full) {
+            *since = now;
+        }
     }
 
     fn enter_middle(&mut self, id: usize) {
@@ -480,7 +507,7 @@ impl World {
                 number: number[tap as usize],
                 at: Instant(*at),
                 tap,
-                meta: &meta(packet, self.ends.len() as u8),
+                meta: &meta(packet),
                 mss: None,
             };
             trace.add(&frame);
@@ -489,7 +516,7 @@ impl World {
 }
 
 /// A packet's headers. The guest is 192.0.2.1, so it is the local end.
-pub(crate) fn meta(packet: &Packet, _: u8) -> FrameMeta {
+pub(crate) fn meta(packet: &Packet) -> FrameMeta {
     let addresses = [[192, 0, 2, 1], [192, 0, 2, 2]].map(Into::into);
     let ports = [4_000, 80];
     let (from, to) = (packet.from, 1 - packet.from);
@@ -498,9 +525,9 @@ pub(crate) fn meta(packet: &Packet, _: u8) -> FrameMeta {
     let transport = Transport::Tcp(TcpMeta {
         src_port: ports[from],
         dst_port: ports[to],
-        seq: BASES[from].wrapping_add(packet.seq as u32),
+        seq: BASES[from].wrapping_add(packet.seq as u32).wrapping_sub(u32::from(packet.syn)),
         ack: BASES[to].wrapping_add(packet.ack as u32),
-        flags: TcpFlags(TcpFlags::ACK | push),
+        flags: TcpFlags(packet.flags() | push),
         window: packet.window as u16,
         payload_offset: 54,
         payload_len: len,
