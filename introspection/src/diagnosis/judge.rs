@@ -99,7 +99,10 @@ struct Side {
     inside: VecDeque<usize>,
     delivered: VecDeque<usize>,
     arrival: Option<Arrival>,
+    /// Since when its receiver's window is closed, and by what frame; the window last seen.
     closed: Option<(u64, usize)>,
+    window: Option<(u16, (u64, usize))>,
+    widest: u16,
 }
 
 /// A gap as it is found, before the habits of the ends are known.
@@ -243,9 +246,18 @@ impl Judge<'_> {
             return;
         }
         self.released(index, frame);
+        let crossings = self.crossings;
         let side = &mut self.sides[frame.direction as usize];
         side.last_out = frame.left.unwrap_or(frame.entered);
         side.inside.retain(|inside| *inside != index);
+        // What is sent again stands for what was sent before, which may be lost.
+        let newest = side.delivered.back().map(|last| crossings[*last].end());
+        if newest.is_some_and(|newest| before(frame.seq, newest)) {
+            side.delivered.retain(|other| {
+                let other = crossings[*other];
+                before(other.seq, frame.seq) || before(frame.end(), other.end())
+            });
+        }
         let acked = side.acked[0].is_some_and(|acked| !before(acked, frame.end()));
         if !acked && side.delivered.len() < MEMORY {
             side.delivered.push_back(index);
@@ -270,12 +282,20 @@ impl Judge<'_> {
             if frame.window == 0 {
                 side.closed.get_or_insert((at, index));
             } else {
-                opens = side.closed.take();
+                // A window that at least doubles was too small for a segment, if nothing is acknowledged or it was small
+                // beside what it can be: its scale need not be known.
+                let tight = side.window.filter(|(window, _)| {
+                    frame.window / 2 >= *window && (!advances || *window <= side.widest / 8)
+                });
+                opens = side.closed.take().or(tight.map(|(_, seen)| seen));
             }
+            side.window = Some((frame.window, (at, index)));
+            side.widest = side.widest.max(frame.window);
         }
         let held = at.saturating_sub(frame.entered) > threshold;
-        // Of several in a row, one can be what new data waited for.
-        if advances && frame.payload == 0 && side.counted <= side.last_new && (held || answer.is_some_and(|answer| answer.late > threshold)) {
+        // Of several in a row, one can be what new data waited for, and of those that end no silence, none.
+        let silent = side.counted <= side.last_new && at.saturating_sub(side.last_new) > threshold;
+        if advances && frame.payload == 0 && silent && (held || answer.is_some_and(|answer| answer.late > threshold)) {
             side.counted = at;
             self.late[way as usize] += 1;
         }
@@ -290,7 +310,7 @@ impl Judge<'_> {
         side.arrival = earlier.or(Some(Arrival {
             frame: index,
             at,
-            acknowledges: pure && (advances || opens.is_some()),
+            acknowledges: pure && frame.window > 0 && (advances || opens.is_some()),
             answer,
             opens,
         }));

@@ -110,6 +110,8 @@ pub(crate) struct Endpoint {
     pub(crate) unread: u64,
     pub(crate) buffer: u64,
     pub(crate) advertised: u64,
+    /// What had come when it was advertised.
+    pub(crate) advertised_at: u64,
     pub(crate) octets: u64,
     pub(crate) frames: u64,
     pub(crate) segments: u64,
@@ -153,6 +155,7 @@ impl Endpoint {
             unread: 0,
             buffer: 65_000,
             advertised: 65_000,
+            advertised_at: 0,
             octets: 0,
             frames: 0,
             segments: 0,

@@ -164,7 +164,7 @@ fn faults(random: &mut Random, work: Work, has_filter: bool, (sender, srtt): (us
         return faults;
     }
     match (work, random.range(0, 3)) {
-        (Work::Bulk, 0 | 2 | 3) => {
+        (Work::Bulk, 0 | 2 | 3) if sender == 0 => {
             let start = 1_000 * MS + random.range(1, 5) * srtt;
             faults.spike = Some((start, start + random.range(40, 180) * MS));
         }

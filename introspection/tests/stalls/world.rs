@@ -60,6 +60,9 @@ pub(crate) struct World {
     pub(crate) rows: Vec<(u64, usize, Packet)>,
     pub(crate) truths: Vec<Truth>,
     thinned: bool,
+    /// Data sent again by a timer, by where it begins, on its way to the taps; what was acknowledged there.
+    repeated: [Option<(u64, Truth)>; 2],
+    acked_at_taps: [u64; 2],
     /// When data last left towards each end's peer, and when the path is free.
     last_out: [u64; 2],
     free: [[u64; 2]; 2],
@@ -81,6 +84,8 @@ impl World {
             rows: Vec::new(),
             truths: Vec::new(),
             thinned: false,
+            repeated: [None; 2],
+            acked_at_taps: [0; 2],
             last_out: [0; 2],
             free: [[0; 2]; 2],
         }
@@ -179,7 +184,9 @@ impl World {
                     if taken < octets {
                         end.script.push_front(Step::Read(octets - taken));
                     }
-                    if end.advertised == 0 && end.window() >= 2 * MSS {
+                    // As Linux does: when the window would at least double (net/ipv4/tcp.c, `__tcp_cleanup_rbuf`).
+                    let left = end.advertised.saturating_sub(end.rcv_nxt - end.advertised_at);
+                    if end.window() >= 2 * MSS && end.window() >= 2 * left {
                         self.send_ack(who, false);
                     }
                     if taken < octets {
@@ -230,7 +237,8 @@ impl World {
             }
             let len = available.min(MSS);
             let room = (end.una + end.peer_window.min(end.cwnd)).saturating_sub(end.nxt);
-            let block = if end.peer_window == 0 {
+            let window = (end.una + end.peer_window).saturating_sub(end.nxt);
+            let block = if end.peer_window == 0 || (window < len && end.peer_window < 2 * MSS) {
                 Some(Block::Closed)
             } else if room < len {
                 Some(Block::Full)
@@ -283,6 +291,7 @@ impl World {
     fn send(&mut self, who: usize, seq: u64, len: u64, push: bool, how: Provenance) {
         let end = &mut self.ends[who];
         end.advertised = end.window();
+        end.advertised_at = end.rcv_nxt;
         let packet = Packet {
             from: who,
             seq,
@@ -367,19 +376,27 @@ impl World {
         if self.kept.has(who, seq, seq + len) {
             return;
         }
-        let receiver = &self.ends[1 - who];
-        let acked = receiver.rcv_nxt >= seq + len;
-        // The guest's acknowledgement is past the taps already, and crosses what is repeated behind them.
-        let crosses = who == 1 && receiver.ack_at.is_none() && acked;
-        match self.kept.has_ack(1 - who, seq + len).filter(|_| acked) {
-            Some(since) => self.tell(Cause::FilterHold, who, start.max(since), self.now),
-            None if acked && self.thinned => self.tell(Cause::FilterHold, who, start, self.now),
-            None if crosses => return,
-            None => self.tell(Cause::Retransmission, who, start, self.now),
+        let acked = self.ends[1 - who].rcv_nxt >= seq + len;
+        let (cause, start) = match self.kept.has_ack(1 - who, seq + len).filter(|_| acked) {
+            Some(since) => (Cause::FilterHold, start.max(since)),
+            None if acked && self.thinned => (Cause::FilterHold, start),
+            None => (Cause::Retransmission, start),
+        };
+        self.repeated[who] = Some((seq, Truth { cause, from: who, start, end: self.now }));
+    }
+
+    /// Repeated data comes to the taps. An acknowledgement that passed them before it was what ended the wait there.
+    fn tell_repetition(&mut self, packet: &Packet) {
+        let who = packet.from;
+        let Some((_, truth)) = self.repeated[who].take_if(|(seq, _)| packet.len > 0 && *seq == packet.seq) else {
+            return;
+        };
+        if self.acked_at_taps[who] >= packet.seq + packet.len {
+            return;
         }
-        let now = self.now;
+        self.tell(truth.cause, who, truth.start, truth.end);
         if let Some((since, _)) = self.ends[who].blocked.as_mut().filter(|(_, block)| *block == Block::Full) {
-            *since = now;
+            *since = truth.end.max(*since);
         }
     }
 
@@ -387,6 +404,7 @@ impl World {
         let mut packet = self.packets[id];
         packet.how.filter_in = self.now;
         self.rows.push((self.now, packet.from, packet));
+        self.tell_repetition(&packet);
         let chance = self.random.range(0, 99);
         let mut out = Vec::new();
         let mut middle = std::mem::replace(&mut self.middle, Middle::Off);
@@ -415,6 +433,7 @@ impl World {
             // Seen at the other tap: 2 is the guest's, 3 the path's.
             self.rows.push((self.now, packet.from + 2, packet));
             let from = packet.from;
+            self.acked_at_taps[1 - from] = self.acked_at_taps[1 - from].max(packet.ack);
             if packet.len > 0 {
                 let start = packet.how.filter_in.max(self.last_out[from]);
                 match way {
