@@ -99,10 +99,28 @@ struct Side {
     inside: VecDeque<usize>,
     delivered: VecDeque<usize>,
     arrival: Option<Arrival>,
-    /// Since when its receiver's window is closed, and by what frame; the window last seen.
+    /// Since when its receiver's window is closed, and by what frame; the window last seen, and the widest.
     closed: Option<(u64, usize)>,
-    window: Option<(u16, (u64, usize))>,
+    window: u16,
     widest: u16,
+}
+
+impl Side {
+    /// A window comes to the sender: since when and by what frame the one that it opens was closed, and whether it is wider than
+    /// the last one. A window that is small beside what it can be is too small for a segment, and counts as closed: its scale
+    /// need not be known for that.
+    fn see_window(&mut self, window: u16, at: u64, index: usize) -> (Option<(u64, usize)>, bool) {
+        let grows = window > self.window;
+        let opens = if window <= self.widest / 16 {
+            self.closed.get_or_insert((at, index));
+            None
+        } else {
+            self.closed.take()
+        };
+        self.window = window;
+        self.widest = self.widest.max(window);
+        (opens, grows)
+    }
 }
 
 /// A gap as it is found, before the habits of the ends are known.
@@ -277,20 +295,9 @@ impl Judge<'_> {
             side.acked[1] = Some(frame.ack);
         }
         let old = side.acked[1].is_some_and(|acked| before(frame.ack, acked));
-        let mut opens = None;
+        let (mut opens, mut grows) = (None, false);
         if frame.flags.any(TcpFlags::ACK) && !frame.flags.any(TcpFlags::SYN) && !old {
-            if frame.window == 0 {
-                side.closed.get_or_insert((at, index));
-            } else {
-                // A window that at least doubles was too small for a segment, if nothing is acknowledged or it was small
-                // beside what it can be: its scale need not be known.
-                let tight = side.window.filter(|(window, _)| {
-                    frame.window / 2 >= *window && (!advances || *window <= side.widest / 8)
-                });
-                opens = side.closed.take().or(tight.map(|(_, seen)| seen));
-            }
-            side.window = Some((frame.window, (at, index)));
-            side.widest = side.widest.max(frame.window);
+            (opens, grows) = side.see_window(frame.window, at, index);
         }
         let held = at.saturating_sub(frame.entered) > threshold;
         // Of several in a row, one can be what new data waited for, and of those that end no silence, none.
@@ -310,7 +317,7 @@ impl Judge<'_> {
         side.arrival = earlier.or(Some(Arrival {
             frame: index,
             at,
-            acknowledges: pure && frame.window > 0 && (advances || opens.is_some()),
+            acknowledges: pure && frame.window > 0 && (advances || grows || opens.is_some()),
             answer,
             opens,
         }));
@@ -342,7 +349,16 @@ impl Judge<'_> {
             self.tell(frame.direction, Cause::ZeroWindow, (since.max(closed), arrival.at), Some(index), parts);
             return;
         }
-        let Some(answer) = arrival.answer else { return };
+        let Some(answer) = arrival.answer else {
+            // Only the window moved on: what the receiver had for so long it had to acknowledge before.
+            let waiting: u32 = side.delivered.iter().map(|data| self.crossings[*data].payload).sum();
+            let parts = vec![(arrival.frame, Part::Acknowledgement), (index, Part::Continuation)];
+            if waiting > self.full {
+                let span = (last_new.max(side.told), arrival.at);
+                self.tell(frame.direction, Cause::Unknown, span, Some(index), parts);
+            }
+            return;
+        };
         let since = last_new.max(self.sides[frame.direction as usize].told);
         self.waited_for(index, &arrival, &answer, since);
     }
@@ -359,7 +375,7 @@ impl Judge<'_> {
             return;
         }
         if answer.late > threshold && at_receiver > threshold {
-            let cause = self.lateness(frame, data, answer);
+            let cause = self.lateness(frame, data, answer, ack.entered);
             let parts = vec![
                 (answer.data, Part::Data),
                 (arrival.frame, Part::Acknowledgement),
@@ -380,12 +396,12 @@ impl Judge<'_> {
 
     /// Why a receiver acknowledged late. RFC 9293, 3.8.6.3, and RFC 5681, 4.2: a receiver may delay until it has a second
     /// full-sized segment; Linux and smoltcp count octets, Windows and FreeBSD segments.
-    fn lateness(&self, frame: Crossing, data: Crossing, answer: &Answer) -> Cause {
+    fn lateness(&self, frame: Crossing, data: Crossing, answer: &Answer, at: u64) -> Cause {
         let more = answer.octets > self.full;
         if more && (answer.merged || (answer.carriers == 1 && answer.segments == 1)) {
             return Cause::Coalescing;
         }
-        if more && answer.carriers > 1 {
+        if (more && answer.carriers > 1) || self.more_was_there(frame.direction, answer, at) {
             return Cause::Unknown;
         }
         if data.payload < self.full && frame.payload < self.full {
@@ -393,6 +409,17 @@ impl Judge<'_> {
         } else {
             Cause::DelayedAck
         }
+    }
+
+    /// Whether the receiver had long had more than it acknowledged at `at`, in all more than a segment.
+    fn more_was_there(&self, direction: Direction, answer: &Answer, at: u64) -> bool {
+        let delivered = self.sides[direction as usize].delivered.iter();
+        let more = delivered.map(|data| self.crossings[*data]).filter(|data| {
+            let since = data.left.unwrap_or(data.entered).saturating_add(self.habits.path(opposite(direction)));
+            at.saturating_sub(since) > self.limits.threshold
+        });
+        let octets: u32 = more.map(|data| data.payload).sum();
+        octets > 0 && octets.saturating_add(answer.octets) > self.full
     }
 
     /// Data that was sent before.

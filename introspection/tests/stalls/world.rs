@@ -209,6 +209,10 @@ impl World {
             self.tell(Cause::ZeroWindow, who, since, self.now);
             return;
         }
+        if how.spiked {
+            self.tell(Cause::Unknown, who, since, self.now);
+            return;
+        }
         let since = since.max(self.ends[who].told);
         if let Some(from) = how.delayed_since
             && how.sent > since.max(from) + THRESHOLD
@@ -222,8 +226,6 @@ impl World {
         }
         if how.filter_out > since.max(how.filter_in) + THRESHOLD {
             self.tell(Cause::FilterHold, who, since.max(how.filter_in), how.filter_out);
-        } else if how.spiked {
-            self.tell(Cause::Unknown, who, since, self.now);
         }
     }
 
