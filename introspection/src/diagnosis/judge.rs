@@ -15,6 +15,9 @@ use crate::{Direction, Instant};
 /// Frames that are remembered as under way, in the filter or behind it.
 const MEMORY: usize = 65_536;
 
+/// Frames behind an acknowledgement that are looked at.
+const LOOK: usize = 64;
+
 /// What tells a stall, in nanoseconds and octets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
@@ -63,6 +66,8 @@ pub(super) struct Answer {
     octets: u32,
     carriers: u32,
     merged: bool,
+    /// Octets behind these that the receiver had long had, too.
+    behind: u32,
 }
 
 /// What last came to a sender.
@@ -92,6 +97,8 @@ struct Side {
     last_new: u64,
     last_out: u64,
     counted: u64,
+    /// When a duplicate acknowledgement last came to the sender.
+    duplicate_at: u64,
     last_arrival: u64,
     told: u64,
     last_payload: u32,
@@ -248,8 +255,15 @@ impl Judge<'_> {
                 octets: so_far.1.saturating_add(data.payload).min(fresh),
                 carriers: so_far.2 + u32::from(carrier != Some(data.carrier)),
                 merged: so_far.3 || data.merged,
+                behind: 0,
             });
             carrier = Some(data.carrier);
+        }
+        if let Some(answer) = &mut answer {
+            let threshold = self.limits.threshold.saturating_add(path);
+            let more = side.delivered.iter().take(LOOK).map(|data| crossings[*data]);
+            let long = more.filter(|data| frame.entered.saturating_sub(data.left.unwrap_or(data.entered)) > threshold);
+            answer.behind = long.map(|data| data.payload).sum();
         }
         self.answers[index] = answer;
     }
@@ -294,6 +308,9 @@ impl Judge<'_> {
         if advances {
             side.acked[1] = Some(frame.ack);
         }
+        if !advances && frame.len() == 0 && side.acked[1] == Some(frame.ack) && frame.window == side.window {
+            side.duplicate_at = at;
+        }
         let old = side.acked[1].is_some_and(|acked| before(frame.ack, acked));
         let (mut opens, mut grows) = (None, false);
         if frame.flags.any(TcpFlags::ACK) && !frame.flags.any(TcpFlags::SYN) && !old {
@@ -326,6 +343,7 @@ impl Judge<'_> {
     /// New data: what did it wait for?
     fn continued(&mut self, index: usize, frame: Crossing) {
         let path = self.habits.path(frame.direction);
+        let crossings = self.crossings;
         let side = &mut self.sides[frame.direction as usize];
         let (last_in, last_new) = (side.last_in, side.last_new);
         let Some(arrival) = side.arrival.take().filter(|arrival| arrival.acknowledges) else {
@@ -351,10 +369,11 @@ impl Judge<'_> {
         }
         let Some(answer) = arrival.answer else {
             // Only the window moved on: what the receiver had for so long it had to acknowledge before.
-            let waiting: u32 = side.delivered.iter().map(|data| self.crossings[*data].payload).sum();
+            let waiting: u32 = side.delivered.iter().map(|data| crossings[*data].payload).sum();
             let parts = vec![(arrival.frame, Part::Acknowledgement), (index, Part::Continuation)];
-            if waiting > self.full {
-                let span = (last_new.max(side.told), arrival.at);
+            if waiting > self.full && !self.is_repairing(frame.direction, last_new) {
+                let told = self.sides[frame.direction as usize].told;
+                let span = (last_new.max(told), arrival.at);
                 self.tell(frame.direction, Cause::Unknown, span, Some(index), parts);
             }
             return;
@@ -375,7 +394,10 @@ impl Judge<'_> {
             return;
         }
         if answer.late > threshold && at_receiver > threshold {
-            let cause = self.lateness(frame, data, answer, ack.entered);
+            let cause = self.lateness(frame, data, answer);
+            if cause == Cause::Unknown && self.is_repairing(frame.direction, since) {
+                return;
+            }
             let parts = vec![
                 (answer.data, Part::Data),
                 (arrival.frame, Part::Acknowledgement),
@@ -396,12 +418,12 @@ impl Judge<'_> {
 
     /// Why a receiver acknowledged late. RFC 9293, 3.8.6.3, and RFC 5681, 4.2: a receiver may delay until it has a second
     /// full-sized segment; Linux and smoltcp count octets, Windows and FreeBSD segments.
-    fn lateness(&self, frame: Crossing, data: Crossing, answer: &Answer, at: u64) -> Cause {
+    fn lateness(&self, frame: Crossing, data: Crossing, answer: &Answer) -> Cause {
         let more = answer.octets > self.full;
         if more && (answer.merged || (answer.carriers == 1 && answer.segments == 1)) {
             return Cause::Coalescing;
         }
-        if (more && answer.carriers > 1) || self.more_was_there(frame.direction, answer, at) {
+        if (more && answer.carriers > 1) || (answer.behind > 0 && answer.behind.saturating_add(answer.octets) > self.full) {
             return Cause::Unknown;
         }
         if data.payload < self.full && frame.payload < self.full {
@@ -411,15 +433,9 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether the receiver had long had more than it acknowledged at `at`, in all more than a segment.
-    fn more_was_there(&self, direction: Direction, answer: &Answer, at: u64) -> bool {
-        let delivered = self.sides[direction as usize].delivered.iter();
-        let more = delivered.map(|data| self.crossings[*data]).filter(|data| {
-            let since = data.left.unwrap_or(data.entered).saturating_add(self.habits.path(opposite(direction)));
-            at.saturating_sub(since) > self.limits.threshold
-        });
-        let octets: u32 = more.map(|data| data.payload).sum();
-        octets > 0 && octets.saturating_add(answer.octets) > self.full
+    /// Whether a sender was told of a loss since then, by duplicate acknowledgements (RFC 5681, 3.2): it waits for the repair.
+    fn is_repairing(&self, direction: Direction, since: u64) -> bool {
+        self.sides[direction as usize].duplicate_at > since
     }
 
     /// Data that was sent before.

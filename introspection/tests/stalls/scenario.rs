@@ -166,7 +166,7 @@ fn faults(random: &mut Random, work: Work, has_filter: bool, (sender, srtt): (us
     match (work, random.range(0, 3)) {
         (Work::Bulk, 0 | 2 | 3) if sender == 0 => {
             let start = 1_000 * MS + random.range(1, 5) * srtt;
-            faults.spike = Some((start, start + random.range(40, 180) * MS));
+            faults.spike = Some((start, random.range(40, 180) * MS));
         }
         (Work::Bulk | Work::Whole | Work::Sends, 1) if sender == 0 => faults.drop_data = random.range(3, 12),
         (Work::Whole | Work::Records, 2) => faults.drop_acks = random.range(5, 20),

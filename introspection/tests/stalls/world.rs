@@ -41,7 +41,7 @@ pub(crate) struct Faults {
     pub(crate) drop_data: u64,
     /// Of a hundred pure acknowledgements of its peer.
     pub(crate) drop_acks: u64,
-    /// From when until when the path behind the taps keeps everything.
+    /// From when on, and for how long, the path behind the taps keeps everything.
     pub(crate) spike: Option<(u64, u64)>,
 }
 
@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) rows: Vec<(u64, usize, Packet)>,
     pub(crate) truths: Vec<Truth>,
     thinned: bool,
+    /// Until when the path is slow.
+    slow: Option<u64>,
     /// Data sent again by a timer, by where it begins, on its way to the taps; what was acknowledged there.
     repeated: [Option<(u64, Truth)>; 2],
     acked_at_taps: [u64; 2],
@@ -84,6 +86,7 @@ impl World {
             rows: Vec::new(),
             truths: Vec::new(),
             thinned: false,
+            slow: None,
             repeated: [None; 2],
             acked_at_taps: [0; 2],
             last_out: [0; 2],
@@ -321,9 +324,7 @@ impl World {
     fn on_path(&mut self, from: usize, latency: u64, outer: bool, id: usize) -> u64 {
         let jitter = self.random.range(0, latency / 20 + 1);
         let mut at = self.now + latency + jitter;
-        if outer && let Some((start, end)) = self.faults.spike
-            && (start..end).contains(&self.now)
-        {
+        if outer && let Some(end) = self.slow_until(from) {
             at = end + latency;
             self.packets[id].how.spiked = true;
         }
@@ -331,6 +332,17 @@ impl World {
         at = at.max(*slot + 1);
         *slot = at;
         at
+    }
+
+    /// Until when the path keeps what comes, if it does. It begins when the guest has a good deal under way: with one segment a
+    /// slow path and a delayed acknowledgement look alike.
+    fn slow_until(&mut self, from: usize) -> Option<u64> {
+        let (start, time) = self.faults.spike.filter(|(start, _)| *start <= self.now)?;
+        let guest = &self.ends[0];
+        if self.slow.is_none() && from == 0 && guest.nxt - guest.una >= 4 * MSS {
+            self.slow = Some(self.now.max(start) + time);
+        }
+        self.slow.filter(|end| self.now < *end)
     }
 
     fn arm(&mut self, who: usize) {
