@@ -247,7 +247,7 @@ impl World {
                 Some(Block::Closed)
             } else if room < len {
                 Some(Block::Full)
-            } else if len < MSS && end.nagle && end.small > end.una {
+            } else if len < MSS && end.nagle && end.small > end.una && end.nxt >= end.sent {
                 Some(Block::Nagle)
             } else {
                 None
