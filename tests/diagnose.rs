@@ -64,7 +64,9 @@ impl Site {
             daemon.cli(&["port", "add", port, "--tap", tap]);
             let thread = namespace.number();
             switch.host(format!("ip link set {tap} netns {thread}"));
-            namespace.host(format!("ip addr add 192.0.2.{number}/24 dev {tap} && ip link set {tap} up"));
+            namespace.host(format!(
+                "ip addr add 192.0.2.{number}/24 dev {tap} && ip link set {tap} up"
+            ));
         }
         Self {
             client,
@@ -75,10 +77,17 @@ impl Site {
     }
 
     /// Captures both sides of the client's filter while both ends do something.
-    fn capture(&self, name: &str, client: impl FnOnce() + Send + 'static, server: impl FnOnce(TcpListener) + Send + 'static) -> PathBuf {
+    fn capture(
+        &self,
+        name: &str,
+        client: impl FnOnce() + Send + 'static,
+        server: impl FnOnce(TcpListener) + Send + 'static,
+    ) -> PathBuf {
         let file = self.daemon.path(name);
         let path = file.display().to_string();
-        let mut capture = self.daemon.command(&["capture", "v0", "-w", &path, "--both-sides", "--snap", "200"]);
+        let mut capture =
+            self.daemon
+                .command(&["capture", "v0", "-w", &path, "--both-sides", "--snap", "200"]);
         let mut capture = capture.stderr(Stdio::null()).spawn().expect("the CLI runs");
         // It makes the file when the switch has begun.
         wait_until(|| file.exists());
@@ -87,8 +96,14 @@ impl Site {
         file
     }
 
-    fn talk(&self, client: impl FnOnce() + Send + 'static, server: impl FnOnce(TcpListener) + Send + 'static) {
-        let listener = self.server.run(|| TcpListener::bind(("192.0.2.2", PORT)).expect("an own address"));
+    fn talk(
+        &self,
+        client: impl FnOnce() + Send + 'static,
+        server: impl FnOnce(TcpListener) + Send + 'static,
+    ) {
+        let listener = self
+            .server
+            .run(|| TcpListener::bind(("192.0.2.2", PORT)).expect("an own address"));
         thread::scope(|scope| {
             let serving = scope.spawn(|| self.server.run(move || server(listener)));
             self.client.run(client);
@@ -161,7 +176,14 @@ fn answer(listener: &TcpListener, talk: Talk) {
 fn send_open(stream: &TcpStream) {
     let octets = [1_u8; SEGMENT];
     // SAFETY: the descriptor is open while `stream` lives, and the kernel reads no more than the octets that are there.
-    let sent = unsafe { libc::send(stream.as_raw_fd(), octets.as_ptr().cast(), octets.len(), libc::MSG_MORE) };
+    let sent = unsafe {
+        libc::send(
+            stream.as_raw_fd(),
+            octets.as_ptr().cast(),
+            octets.len(),
+            libc::MSG_MORE,
+        )
+    };
     assert_eq!(sent, SEGMENT as isize, "{}", std::io::Error::last_os_error());
 }
 
@@ -183,7 +205,12 @@ fn acknowledge(stream: &TcpStream, quick: bool) {
 }
 
 fn diagnose(files: &[&Path]) -> Value {
-    let output = Command::new(enlight()).arg("diagnose").args(files).arg("--json").output().expect("the CLI runs");
+    let output = Command::new(enlight())
+        .arg("diagnose")
+        .args(files)
+        .arg("--json")
+        .output()
+        .expect("the CLI runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{error}");
     serde_json::from_slice(&output.stdout).expect("JSON")
@@ -238,8 +265,12 @@ fn filters_are_named() {
     assert!(named >= ROUNDS as u64 / 2 && others == 0, "{report:#}");
     let cost = &report["filter"];
     assert_eq!(cost["stalls"].as_u64(), Some(named), "{cost:#}");
-    assert!(cost["ms_without"].as_f64() < cost["ms"].as_f64().map(|ms| ms / 2.0), "{cost:#}");
-    site.daemon.cli(&["filter", "set", "v0", "hold", "--deadline", "60"]);
+    assert!(
+        cost["ms_without"].as_f64() < cost["ms"].as_f64().map(|ms| ms / 2.0),
+        "{cost:#}"
+    );
+    site.daemon
+        .cli(&["filter", "set", "v0", "hold", "--deadline", "60"]);
     let report = site.converse("hold.pcapng", Talk { open: true, ..TALK });
     let (named, others) = stalls(&report, "filter-hold");
     assert!(named >= ROUNDS as u64 / 2 && others == 0, "{report:#}");
@@ -298,7 +329,10 @@ fn captures_of_others_are_read() {
     let path = file.display().to_string();
     let mut tshark = site.client.run(move || {
         let mut tshark = Command::new("tshark");
-        tshark.args(["-q", "-i", "t0", "-w", &path]).stderr(Stdio::null()).stdout(Stdio::null());
+        tshark
+            .args(["-q", "-i", "t0", "-w", &path])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null());
         tshark.spawn().expect("tshark runs")
     });
     wait_until(|| std::fs::metadata(&file).is_ok_and(|file| file.len() > 0));
@@ -316,9 +350,18 @@ fn captures_of_others_are_read() {
     ));
     for file in [&file, &classic] {
         let (named, others) = stalls(&diagnose(&[file]), "nagle-delayed-ack");
-        assert!(named >= ROUNDS as u64 / 2 && others == 0, "{}: {named}, {others}", file.display());
+        assert!(
+            named >= ROUNDS as u64 / 2 && others == 0,
+            "{}: {named}, {others}",
+            file.display()
+        );
     }
     let report = diagnose(&[&cut]);
-    assert!(report["notices"][0].as_str().is_some_and(|notice| notice.contains("ends in the middle")), "{report:#}");
+    assert!(
+        report["notices"][0]
+            .as_str()
+            .is_some_and(|notice| notice.contains("ends in the middle")),
+        "{report:#}"
+    );
     assert!(stalls(&report, "nagle-delayed-ack").0 > 0, "{report:#}");
 }

@@ -69,7 +69,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if let Some(out) = &args.html {
         std::fs::write(out, to_html(&report)).with_context(|| format!("writing {}", out.display()))?;
     }
-    say(&if args.common.json { to_json(&report)? } else { to_text(&report) })
+    say(&if args.common.json {
+        to_json(&report)?
+    } else {
+        to_text(&report)
+    })
 }
 
 /// The frames of a port on both sides of its filter.

@@ -105,7 +105,11 @@ fn time_lines(page: &mut String, report: &Report) {
                 continue;
             }
             drawn += 1;
-            let alike = flow.findings.iter().filter(|other| other.cause == finding.cause).count();
+            let alike = flow
+                .findings
+                .iter()
+                .filter(|other| other.cause == finding.cause)
+                .count();
             let _ = writeln!(
                 page,
                 "<h2>{}: {}</h2>\n<p>{} One of {alike}; {:.0} % sure; frames {}.</p>\n{}",
@@ -158,7 +162,12 @@ fn shade(svg: &mut Svg, finding: &Finding, y: f64) {
 
 fn lanes(svg: &mut Svg, flow: &FlowDiagnosis, bottom: f64) {
     if flow.two_taps {
-        svg.rect("filterlane", (MIDDLE - FILTER, 26.0), (2.0 * FILTER, bottom - 26.0), 0.0);
+        svg.rect(
+            "filterlane",
+            (MIDDLE - FILTER, 26.0),
+            (2.0 * FILTER, bottom - 26.0),
+            0.0,
+        );
         svg.text("lanename", (MIDDLE, 16.0), Anchor::Middle, "filter");
     } else {
         svg.line("lane thin", (MIDDLE, 26.0), (MIDDLE, bottom));
@@ -172,14 +181,28 @@ fn lanes(svg: &mut Svg, flow: &FlowDiagnosis, bottom: f64) {
 
 fn arrow(svg: &mut Svg, flow: &FlowDiagnosis, finding: &Finding, exhibit: &Exhibit, y: f64) {
     let from_local = exhibit.direction == introspection::Direction::Tx;
-    let (from, to) = if from_local { (LOCAL, REMOTE) } else { (REMOTE, LOCAL) };
-    let edge = |end: f64| if end < MIDDLE { MIDDLE - FILTER } else { MIDDLE + FILTER };
+    let (from, to) = if from_local {
+        (LOCAL, REMOTE)
+    } else {
+        (REMOTE, LOCAL)
+    };
+    let edge = |end: f64| {
+        if end < MIDDLE {
+            MIDDLE - FILTER
+        } else {
+            MIDDLE + FILTER
+        }
+    };
     let (start, end) = match exhibit.part {
         Part::Held if flow.two_taps => (from, edge(from)),
         Part::Released if flow.two_taps => (edge(to), to),
         _ => (from, to),
     };
-    let class = if exhibit.len == 0 { "arrow pure" } else { "arrow data" };
+    let class = if exhibit.len == 0 {
+        "arrow pure"
+    } else {
+        "arrow data"
+    };
     svg.arrow(class, (start, y), (end, y));
     let mark = if exhibit.tap == Tap::Second { "'" } else { "" };
     let what = if exhibit.len == 0 {

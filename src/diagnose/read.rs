@@ -21,7 +21,9 @@ pub enum CaptureError {
         source: std::io::Error,
     },
     /// Its beginning cannot be read.
-    #[error("{name}: {source}; diagnose reads pcap and pcapng files of Ethernet frames (`editcap` and `tcpdump -i IF` make them)")]
+    #[error(
+        "{name}: {source}; diagnose reads pcap and pcapng files of Ethernet frames (`editcap` and `tcpdump -i IF` make them)"
+    )]
     Format {
         /// The file.
         name: String,
@@ -121,12 +123,17 @@ impl Capture {
 
     fn note(&mut self, name: &str, ended: Result<(), PcapError>, [odd, others, foreign]: [u64; 3]) {
         if let Err(error) = ended {
-            self.notices
-                .push(format!("{name}: {error}; what came before is used, {} frames", self.frames));
+            self.notices.push(format!(
+                "{name}: {error}; what came before is used, {} frames",
+                self.frames
+            ));
         }
         for (count, what) in [
             (odd, "are too short or say that they are shorter than they are"),
-            (others, "are of a third interface or further ones, and are left out"),
+            (
+                others,
+                "are of a third interface or further ones, and are left out",
+            ),
             (foreign, "are no Ethernet frames, and are left out"),
         ] {
             if count > 0 {

@@ -79,9 +79,15 @@ impl Report {
         }
         let connections = flows.len() as u64;
         let (causes, filter) = (totals(&flows), cost(&flows));
-        let mut stalled: Vec<FlowDiagnosis> = flows.into_iter().filter(|flow| !flow.findings.is_empty()).collect();
+        let mut stalled: Vec<FlowDiagnosis> = flows
+            .into_iter()
+            .filter(|flow| !flow.findings.is_empty())
+            .collect();
         if stalled.len() > MAX_FLOWS {
-            notices.push(format!("{} more connections stood still", stalled.len() - MAX_FLOWS));
+            notices.push(format!(
+                "{} more connections stood still",
+                stalled.len() - MAX_FLOWS
+            ));
             stalled.truncate(MAX_FLOWS);
         }
         Self {
@@ -104,7 +110,12 @@ impl Report {
 
 fn totals(flows: &[FlowDiagnosis]) -> Vec<CauseTotal> {
     let total = |cause: Cause| {
-        let of = |flow: &FlowDiagnosis| flow.findings.iter().filter(|finding| finding.cause == cause).count();
+        let of = |flow: &FlowDiagnosis| {
+            flow.findings
+                .iter()
+                .filter(|finding| finding.cause == cause)
+                .count()
+        };
         let findings = flows.iter().flat_map(|flow| &flow.findings);
         let ns: u64 = findings
             .filter(|finding| finding.cause == cause)
@@ -118,14 +129,19 @@ fn totals(flows: &[FlowDiagnosis]) -> Vec<CauseTotal> {
             remedy: cause.remedy(),
         }
     };
-    let mut totals: Vec<CauseTotal> = Cause::ALL.into_iter().map(total).filter(|total| total.stalls > 0).collect();
+    let mut totals: Vec<CauseTotal> = Cause::ALL
+        .into_iter()
+        .map(total)
+        .filter(|total| total.stalls > 0)
+        .collect();
     totals.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     totals
 }
 
 fn cost(flows: &[FlowDiagnosis]) -> Option<FilterCost> {
     let replays: Vec<_> = flows.iter().filter_map(|flow| flow.without_filter).collect();
-    let sum = |of: &dyn Fn(&introspection::diagnosis::Counterfactual) -> u64| replays.iter().map(of).sum::<u64>();
+    let sum =
+        |of: &dyn Fn(&introspection::diagnosis::Counterfactual) -> u64| replays.iter().map(of).sum::<u64>();
     (!replays.is_empty()).then(|| FilterCost {
         flows: replays.len() as u64,
         stalls: sum(&|replay| replay.caused()),

@@ -55,7 +55,11 @@ pub fn render(report: &Report) -> String {
         one(&mut text, flow);
     }
     if report.flows.len() > FLOWS {
-        let _ = writeln!(text, "\nand {} more connections (see --json)", report.flows.len() - FLOWS);
+        let _ = writeln!(
+            text,
+            "\nand {} more connections (see --json)",
+            report.flows.len() - FLOWS
+        );
     }
     text
 }

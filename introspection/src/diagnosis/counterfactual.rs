@@ -1,14 +1,16 @@
 //! What a connection would have been without the filter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use offload::TcpFlags;
 use serde::Serialize;
 
 use super::finding::{Cause, Finding, Part};
+use super::habits::Habits;
 use super::judge::{self, Limits, opposite};
 use super::pairing::Crossing;
 use super::trace::span;
+use crate::Direction;
 use crate::flow::FlowKey;
 use crate::seq::before;
 
@@ -19,6 +21,10 @@ pub const ASSUMPTIONS: [&str; 4] = [
     "an end that sent something after a pause of its own makes the same pause",
     "acknowledgements that the filter provoked or delayed, and data sent again because of them, are not needed",
 ];
+
+/// Frames before one that are looked at for what it repeats or follows.
+const NEAR: usize = 256;
+const BOTH: [Direction; 2] = [Direction::Tx, Direction::Rx];
 
 /// A connection replayed in virtual time as if there were no filter.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -53,8 +59,13 @@ struct Replayed {
 }
 
 /// Replays a connection.
-pub(super) fn replay(flow: FlowKey, crossings: &[Crossing], findings: &[Finding], limits: Limits) -> Counterfactual {
-    let mut replay = Replay::new(crossings, findings);
+pub(super) fn replay(
+    flow: FlowKey,
+    crossings: &[Crossing],
+    findings: &[Finding],
+    limits: Limits,
+) -> Counterfactual {
+    let mut replay = Replay::new(crossings, findings, limits);
     for index in 0..crossings.len() {
         replay.step(index);
     }
@@ -74,9 +85,11 @@ struct Replay<'a> {
     crossings: &'a [Crossing],
     times: Vec<Option<Replayed>>,
     /// Frames that an end sent because an acknowledgement came, and which.
-    awaited: HashMap<usize, ()>,
+    awaited: HashSet<usize>,
     /// Data that was repeated only because of the filter.
-    needless: HashMap<usize, ()>,
+    needless: HashSet<usize>,
+    /// Acknowledgements that were late because segments were merged, and the data that they are for.
+    merged: HashMap<usize, usize>,
     /// What each sender last sent, with payload.
     sent: [Option<usize>; 2],
     /// What came to each sender, by time, and how far that was looked at.
@@ -85,52 +98,89 @@ struct Replay<'a> {
     /// The last payload that came to each sender, and the last frame.
     payload: [Option<usize>; 2],
     last: [Option<usize>; 2],
+    /// The longest time in which each sender answers at once.
+    prompt: [u64; 2],
 }
 
-impl<'a> Replay<'a> {
-    fn new(crossings: &'a [Crossing], findings: &[Finding]) -> Self {
-        let mut numbers: HashMap<_, usize> = HashMap::new();
+/// What the findings say of single frames.
+#[derive(Default)]
+struct Known {
+    awaited: HashSet<usize>,
+    needless: HashSet<usize>,
+    merged: HashMap<usize, usize>,
+}
+
+impl Known {
+    fn of(crossings: &[Crossing], findings: &[Finding]) -> Self {
+        let (mut sent, mut came) = (HashMap::new(), HashMap::new());
         for (index, frame) in crossings.iter().enumerate() {
-            numbers.entry(frame.numbers[0]).or_insert(index);
+            let [entry, exit] = frame.numbers;
+            sent.entry((entry, frame.direction)).or_insert(index);
+            came.entry((exit, frame.direction)).or_insert(index);
         }
         let find = |finding: &Finding, part| {
-            let of = |exhibit: &&super::finding::Exhibit| exhibit.part == part;
-            let exhibit = finding.evidence.iter().find(of)?;
-            numbers.get(&(exhibit.frame, exhibit.tap)).copied()
+            let exhibit = finding.evidence.iter().find(|exhibit| exhibit.part == part)?;
+            let places = if part == Part::Data { &came } else { &sent };
+            places
+                .get(&((exhibit.frame, exhibit.tap), exhibit.direction))
+                .copied()
         };
-        let (mut awaited, mut needless) = (HashMap::new(), HashMap::new());
+        let mut known = Self::default();
         for finding in findings {
+            let late = find(finding, Part::Acknowledgement).zip(find(finding, Part::Data));
+            if finding.cause == Cause::Coalescing {
+                known.merged.extend(late);
+            }
             let Some(index) = find(finding, Part::Continuation) else {
                 continue;
             };
-            let repeats = crossings.iter().take(index).rev().take(256).any(|earlier| {
-                earlier.direction == finding.direction
-                    && earlier.len() > 0
-                    && crossings.get(index).is_some_and(|frame| !before(earlier.end(), frame.end()))
-            });
-            if finding.cause == Cause::FilterHold && repeats {
-                needless.insert(index, ());
+            if finding.cause == Cause::FilterHold && is_repeated(crossings, index) {
+                known.needless.insert(index);
             } else {
-                awaited.insert(index, ());
+                known.awaited.insert(index);
             }
         }
-        let arrivals = [crate::Direction::Tx, crate::Direction::Rx].map(|sender| {
+        known
+    }
+}
+
+/// Whether a frame's data was sent shortly before.
+fn is_repeated(crossings: &[Crossing], index: usize) -> bool {
+    let Some(frame) = crossings.get(index) else {
+        return false;
+    };
+    let mut earlier = crossings.iter().take(index).rev().take(NEAR);
+    earlier.any(|one| one.direction == frame.direction && one.len() > 0 && !before(one.end(), frame.end()))
+}
+
+impl<'a> Replay<'a> {
+    fn new(crossings: &'a [Crossing], findings: &[Finding], limits: Limits) -> Self {
+        let habits = Habits::of(crossings, limits.full(crossings));
+        let prompt = BOTH.map(|sender| limits.prompt.saturating_add(habits.path(sender)));
+        let arrivals = BOTH.map(|sender| {
             let mut list: Vec<usize> = (0..crossings.len())
                 .filter(|index| crossings[*index].direction != sender && crossings[*index].left.is_some())
                 .collect();
             list.sort_by_key(|index| crossings[*index].left);
             list
         });
+        let Known {
+            awaited,
+            needless,
+            merged,
+        } = Known::of(crossings, findings);
         Self {
             crossings,
             times: vec![None; crossings.len()],
             awaited,
             needless,
+            merged,
             sent: [None; 2],
             arrivals,
             seen: [0; 2],
             payload: [None; 2],
             last: [None; 2],
+            prompt,
         }
     }
 
@@ -142,9 +192,11 @@ impl<'a> Replay<'a> {
             return;
         }
         let side = frame.direction as usize;
-        let cause = if frame.len() == 0 {
-            self.last[side].map(Moment::Left)
-        } else if self.awaited.contains_key(&index) {
+        let cause = if let Some(data) = self.merged.get(&index) {
+            self.crossings[*data].left.map(|_| Moment::Prompt(*data))
+        } else if frame.len() == 0 {
+            self.payload[side].map(Moment::Left)
+        } else if self.awaited.contains(&index) {
             self.last[side].map(Moment::Left)
         } else {
             let newer = |arrived: &usize| {
@@ -152,13 +204,26 @@ impl<'a> Replay<'a> {
                 self.sent[side].is_none_or(|sent| self.crossings[sent].entered <= at)
             };
             let arrived = self.payload[side].filter(newer).map(Moment::Left);
-            arrived.or(self.sent[side].map(Moment::Entered))
+            // What follows an acknowledgement at once had no room before it.
+            let prompt = |arrived: &usize| {
+                let at = self.crossings[*arrived].left.unwrap_or(0);
+                newer(arrived) && frame.entered.saturating_sub(at) <= self.prompt[side]
+            };
+            let room = self.last[side].filter(prompt).map(Moment::Left);
+            arrived.or(room).or(self.sent[side].map(Moment::Entered))
         };
-        let entered = cause.and_then(|cause| self.after(cause, frame.entered)).unwrap_or(frame.entered);
+        let entered = cause
+            .and_then(|cause| self.after(cause, frame.entered))
+            .unwrap_or(frame.entered);
         // An end's frames keep their order.
-        let earlier = self.sent[side].and_then(|sent| self.times[sent]).map_or(0, |sent| sent.entered);
+        let earlier = self.sent[side]
+            .and_then(|sent| self.times[sent])
+            .map_or(0, |sent| sent.entered);
         let entered = entered.max(earlier).min(frame.entered);
-        self.times[index] = Some(Replayed { entered, left: entered });
+        self.times[index] = Some(Replayed {
+            entered,
+            left: entered,
+        });
         if frame.len() > 0 {
             self.sent[side] = Some(index);
         }
@@ -167,10 +232,16 @@ impl<'a> Replay<'a> {
     fn take_arrivals(&mut self, frame: Crossing) {
         let side = frame.direction as usize;
         while let Some(arrived) = self.arrivals[side].get(self.seen[side]).copied() {
-            if self.crossings[arrived].left.is_none_or(|left| left > frame.entered) {
+            if self.crossings[arrived]
+                .left
+                .is_none_or(|left| left > frame.entered)
+            {
                 break;
             }
             self.seen[side] += 1;
+            if self.times[arrived].is_none() {
+                continue;
+            }
             self.last[side] = Some(arrived);
             if self.crossings[arrived].len() > 0 {
                 self.payload[side] = Some(arrived);
@@ -181,6 +252,8 @@ impl<'a> Replay<'a> {
     fn after(&self, cause: Moment, entered: u64) -> Option<u64> {
         let (was, is) = match cause {
             Moment::Left(index) => (self.crossings[index].left?, self.times[index]?.left),
+            // At once: two segments or more are acknowledged without delay.
+            Moment::Prompt(index) => return self.times[index].map(|times| times.left),
             Moment::Entered(index) => (self.crossings[index].entered, self.times[index]?.entered),
         };
         Some(is.saturating_add(entered.saturating_sub(was)))
@@ -189,16 +262,18 @@ impl<'a> Replay<'a> {
     /// Whether the frame would not have been sent: repeated data that the filter had, or whose acknowledgement it had; a pure
     /// acknowledgement sent while data that came before in the stream was held, which would have been acknowledged with that.
     fn is_needless(&self, index: usize, frame: Crossing) -> bool {
-        if self.needless.contains_key(&index) {
+        if self.needless.contains(&index) {
             return true;
         }
         let held = |earlier: &Crossing, direction| {
             earlier.direction == direction
                 && earlier.entered < frame.entered
-                && earlier.left.is_some_and(|left| left >= frame.entered && left > earlier.entered)
+                && earlier
+                    .left
+                    .is_some_and(|left| left >= frame.entered && left > earlier.entered)
                 && earlier.len() > 0
         };
-        let near = || self.crossings.iter().take(index).rev().take(256);
+        let near = || self.crossings.iter().take(index).rev().take(NEAR);
         if frame.len() == 0 && !frame.flags.any(TcpFlags::RST) {
             return near().any(|earlier| held(earlier, opposite(frame.direction)));
         }
@@ -225,7 +300,9 @@ impl<'a> Replay<'a> {
 }
 
 /// A moment of a frame that caused another one.
+#[derive(Clone, Copy)]
 enum Moment {
     Left(usize),
     Entered(usize),
+    Prompt(usize),
 }

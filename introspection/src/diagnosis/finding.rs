@@ -191,9 +191,15 @@ impl Finding {
                 "{gap}: {sender} kept small segment {} back (Nagle), and {late}",
                 range(Part::Continuation)
             ),
-            Cause::DelayedAck => format!("{gap}: {sender} waited to send {}, and {late}", range(Part::Continuation)),
+            Cause::DelayedAck => format!(
+                "{gap}: {sender} waited to send {}, and {late}",
+                range(Part::Continuation)
+            ),
             Cause::FilterHold if self.exhibit(Part::Continuation).is_some() => {
-                format!("{gap}: the filter kept the ACK of {receiver} that {} waited for", range(Part::Continuation))
+                format!(
+                    "{gap}: the filter kept the ACK of {receiver} that {} waited for",
+                    range(Part::Continuation)
+                )
             }
             Cause::FilterHold => format!("{gap}: the filter kept {} of {sender}", range(Part::Held)),
             Cause::FilterSerialised => format!(
@@ -201,9 +207,14 @@ impl Finding {
                 range(Part::Held),
                 range(Part::Data)
             ),
-            Cause::Coalescing => format!("{gap}: segments of {sender} were merged into one frame, and {late}"),
+            Cause::Coalescing => {
+                format!("{gap}: segments of {sender} were merged into one frame, and {late}")
+            }
             Cause::Retransmission => {
-                format!("{gap}: {sender} got no answer and sent {} again", range(Part::Repetition))
+                format!(
+                    "{gap}: {sender} got no answer and sent {} again",
+                    range(Part::Repetition)
+                )
             }
             Cause::ZeroWindow => format!("{gap}: the window of {receiver} was closed"),
             Cause::Unknown => format!("{gap}: {late}, which no policy of ACKs entitles it to"),

@@ -47,7 +47,9 @@ impl Habits {
     pub(super) fn sends_regardless(&self, sender: Direction, at: u64) -> bool {
         let shown = &self.eager[sender as usize];
         let from = shown.partition_point(|shown| shown.saturating_add(EAGER_MEMORY) < at);
-        shown.get(from).is_some_and(|shown| *shown <= at.saturating_add(EAGER_MEMORY))
+        shown
+            .get(from)
+            .is_some_and(|shown| *shown <= at.saturating_add(EAGER_MEMORY))
     }
 
     /// How sure a finding is.
@@ -55,7 +57,9 @@ impl Habits {
         let alike = |other: &&Draft| other.cause == draft.cause && other.direction == draft.direction;
         let repeated = all.iter().filter(alike).nth(2).is_some();
         let ms = (draft.end - draft.start) / 1_000_000;
-        let known = KNOWN_DELAYS.iter().any(|delay| ms.abs_diff(*delay) * 10 <= *delay);
+        let known = KNOWN_DELAYS
+            .iter()
+            .any(|delay| ms.abs_diff(*delay) * 10 <= *delay);
         let base = match draft.cause {
             Cause::FilterHold | Cause::FilterSerialised => 0.97,
             Cause::ZeroWindow | Cause::Retransmission => 0.95,
@@ -91,7 +95,9 @@ fn path(crossings: &[Crossing], sender: Direction, full: u32) -> u64 {
     let mut arrivals = arrivals.into_iter().peekable();
     let (mut shortest, mut shown) = (None::<u64>, false);
     for answer in crossings.iter().filter(|frame| frame.direction == sender) {
-        while let Some(arrived) = arrivals.next_if(|arrived| arrived.left.is_some_and(|left| left <= answer.entered)) {
+        while let Some(arrived) =
+            arrivals.next_if(|arrived| arrived.left.is_some_and(|left| left <= answer.entered))
+        {
             waiting.push_back(arrived);
         }
         let (mut newest, mut octets, mut merged) = (None, 0_u32, false);
@@ -128,7 +134,10 @@ fn steady_reaction(crossings: &[Crossing], sender: Direction) -> u64 {
     let mut acks = acks.into_iter().peekable();
     let mut times = Vec::new();
     let mut last = None;
-    for frame in crossings.iter().filter(|frame| frame.direction == sender && frame.payload > 0) {
+    for frame in crossings
+        .iter()
+        .filter(|frame| frame.direction == sender && frame.payload > 0)
+    {
         while let Some(ack) = acks.next_if(|ack| *ack <= frame.entered) {
             last = Some(ack);
         }
@@ -153,7 +162,10 @@ fn eagerness(crossings: &[Crossing], sender: Direction, full: u32) -> Vec<u64> {
     let mut acks = acks.into_iter().peekable();
     let mut acked: Option<u32> = None;
     let mut last: Option<&Crossing> = None;
-    for frame in crossings.iter().filter(|frame| frame.direction == sender && frame.payload > 0) {
+    for frame in crossings
+        .iter()
+        .filter(|frame| frame.direction == sender && frame.payload > 0)
+    {
         while let Some((_, ack)) = acks.next_if(|ack| ack.0 <= frame.entered) {
             acked = Some(acked.map_or(ack, |acked| crate::seq::later(acked, ack)));
         }
@@ -196,10 +208,12 @@ pub(super) fn settle(
             .collect();
         let answered = small.iter().filter(|answered| **answered).count();
         if answered * 2 < small.len() {
-            let alike = |draft: &&mut Draft| {
-                draft.direction == direction && draft.cause == Cause::NagleDelayedAck
-            };
-            drafts.iter_mut().filter(alike).for_each(|draft| draft.cause = Cause::DelayedAck);
+            let alike =
+                |draft: &&mut Draft| draft.direction == direction && draft.cause == Cause::NagleDelayedAck;
+            drafts
+                .iter_mut()
+                .filter(alike)
+                .for_each(|draft| draft.cause = Cause::DelayedAck);
         }
     }
     drafts
@@ -208,13 +222,20 @@ pub(super) fn settle(
 /// Whether what was kept back completed a request: the receiver's application answers it before the sender's goes on. An application
 /// that waits for acknowledgements of its own accord sends record after record.
 fn is_answered(draft: &Draft, crossings: &[Crossing], full: u32, limits: Limits) -> bool {
-    let Some((index, kept)) = draft.continuation.and_then(|index| Some((index, crossings.get(index)?))) else {
+    let Some((index, kept)) = draft
+        .continuation
+        .and_then(|index| Some((index, crossings.get(index)?)))
+    else {
         return false;
     };
     let whole = |frame: &Crossing| frame.payload >= full;
-    let next = crossings.iter().skip(index + 1).filter(|frame| frame.payload > 0).find(|frame| {
-        frame.direction == opposite(kept.direction)
-            || (frame.entered.saturating_sub(kept.entered) > limits.prompt && !whole(frame))
-    });
+    let next = crossings
+        .iter()
+        .skip(index + 1)
+        .filter(|frame| frame.payload > 0)
+        .find(|frame| {
+            frame.direction == opposite(kept.direction)
+                || (frame.entered.saturating_sub(kept.entered) > limits.prompt && !whole(frame))
+        });
     next.is_some_and(|frame| frame.direction == opposite(kept.direction))
 }

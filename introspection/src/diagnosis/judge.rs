@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 
 use offload::TcpFlags;
 
-use super::finding::{Cause, Exhibit, Finding, Part};
+use super::evidence::{Told, bases};
+use super::finding::{Cause, Finding, Part};
 use super::habits::{Habits, settle};
 use super::pairing::Crossing;
 use super::trace::DiagnosisOptions;
+use crate::Direction;
 use crate::flow::FlowKey;
 use crate::seq::{before, later};
-use crate::{Direction, Instant};
 
 /// Frames that are remembered as under way, in the filter or behind it.
 const MEMORY: usize = 65_536;
@@ -139,7 +140,7 @@ pub(super) struct Draft {
     pub(super) end: u64,
     /// What waited, by which habits are told.
     pub(super) continuation: Option<usize>,
-    parts: Vec<(usize, Part)>,
+    pub(super) parts: Vec<(usize, Part)>,
 }
 
 struct Judge<'a> {
@@ -178,19 +179,28 @@ pub(super) fn judge(flow: FlowKey, crossings: &[Crossing], limits: Limits) -> Ve
         drafts, late, habits, ..
     } = judge;
     let drafts = settle(drafts, crossings, late, full, limits);
-    let bases = bases(crossings);
-    let mut findings: Vec<Finding> = drafts
-        .iter()
-        .map(|draft| finding(flow, draft, &drafts, crossings, bases, limits, &habits))
-        .collect();
+    let told = Told {
+        flow,
+        crossings,
+        bases: bases(crossings),
+        limits,
+        habits: &habits,
+    };
+    let mut findings: Vec<Finding> = drafts.iter().map(|draft| told.finding(draft, &drafts)).collect();
     findings.sort_by_key(|finding| (finding.start, finding.gap_ns));
     findings
 }
 
 /// Each frame's entering and leaving, by time. What is released at some moment follows what came at it.
 fn moments(crossings: &[Crossing]) -> Vec<(u64, bool, usize)> {
-    let enters = crossings.iter().enumerate().map(|(index, frame)| (frame.entered, false, index));
-    let leaves = crossings.iter().enumerate().filter_map(|(index, frame)| Some((frame.left?, true, index)));
+    let enters = crossings
+        .iter()
+        .enumerate()
+        .map(|(index, frame)| (frame.entered, false, index));
+    let leaves = crossings
+        .iter()
+        .enumerate()
+        .filter_map(|(index, frame)| Some((frame.left?, true, index)));
     let mut moments: Vec<_> = enters.chain(leaves).collect();
     moments.sort_unstable();
     moments
@@ -250,7 +260,10 @@ impl Judge<'_> {
             let so_far = answer.map_or((0, 0, 0, false), |a| (a.segments, a.octets, a.carriers, a.merged));
             answer = Some(Answer {
                 data: first,
-                late: frame.entered.saturating_sub(data.left.unwrap_or(data.entered)).saturating_sub(path),
+                late: frame
+                    .entered
+                    .saturating_sub(data.left.unwrap_or(data.entered))
+                    .saturating_sub(path),
                 segments: so_far.0 + 1,
                 octets: so_far.1.saturating_add(data.payload).min(fresh),
                 carriers: so_far.2 + u32::from(carrier != Some(data.carrier)),
@@ -262,7 +275,8 @@ impl Judge<'_> {
         if let Some(answer) = &mut answer {
             let threshold = self.limits.threshold.saturating_add(path);
             let more = side.delivered.iter().take(LOOK).map(|data| crossings[*data]);
-            let long = more.filter(|data| frame.entered.saturating_sub(data.left.unwrap_or(data.entered)) > threshold);
+            let long = more
+                .filter(|data| frame.entered.saturating_sub(data.left.unwrap_or(data.entered)) > threshold);
             answer.behind = long.map(|data| data.payload).sum();
         }
         self.answers[index] = answer;
@@ -304,7 +318,8 @@ impl Judge<'_> {
         let way = opposite(frame.direction);
         let side = &mut self.sides[way as usize];
         side.last_arrival = at;
-        let advances = frame.flags.any(TcpFlags::ACK) && side.acked[1].is_none_or(|acked| before(acked, frame.ack));
+        let advances =
+            frame.flags.any(TcpFlags::ACK) && side.acked[1].is_none_or(|acked| before(acked, frame.ack));
         if advances {
             side.acked[1] = Some(frame.ack);
         }
@@ -319,7 +334,11 @@ impl Judge<'_> {
         let held = at.saturating_sub(frame.entered) > threshold;
         // Of several in a row, one can be what new data waited for, and of those that end no silence, none.
         let silent = side.counted <= side.last_new && at.saturating_sub(side.last_new) > threshold;
-        if advances && frame.payload == 0 && silent && (held || answer.is_some_and(|answer| answer.late > threshold)) {
+        if advances
+            && frame.payload == 0
+            && silent
+            && (held || answer.is_some_and(|answer| answer.late > threshold))
+        {
             side.counted = at;
             self.late[way as usize] += 1;
         }
@@ -364,13 +383,22 @@ impl Judge<'_> {
                 (arrival.frame, Part::WindowOpened),
                 (index, Part::Continuation),
             ];
-            self.tell(frame.direction, Cause::ZeroWindow, (since.max(closed), arrival.at), Some(index), parts);
+            self.tell(
+                frame.direction,
+                Cause::ZeroWindow,
+                (since.max(closed), arrival.at),
+                Some(index),
+                parts,
+            );
             return;
         }
         let Some(answer) = arrival.answer else {
             // Only the window moved on: what the receiver had for so long it had to acknowledge before.
             let waiting: u32 = side.delivered.iter().map(|data| crossings[*data].payload).sum();
-            let parts = vec![(arrival.frame, Part::Acknowledgement), (index, Part::Continuation)];
+            let parts = vec![
+                (arrival.frame, Part::Acknowledgement),
+                (index, Part::Continuation),
+            ];
             if waiting > self.full && !self.is_repairing(frame.direction, last_new) {
                 let told = self.sides[frame.direction as usize].told;
                 let span = (last_new.max(told), arrival.at);
@@ -423,7 +451,9 @@ impl Judge<'_> {
         if more && (answer.merged || (answer.carriers == 1 && answer.segments == 1)) {
             return Cause::Coalescing;
         }
-        if (more && answer.carriers > 1) || (answer.behind > 0 && answer.behind.saturating_add(answer.octets) > self.full) {
+        if (more && answer.carriers > 1)
+            || (answer.behind > 0 && answer.behind.saturating_add(answer.octets) > self.full)
+        {
             return Cause::Unknown;
         }
         if data.payload < self.full && frame.payload < self.full {
@@ -463,13 +493,25 @@ impl Judge<'_> {
             let Some(by) = side.acked_by else { return };
             let start = side.acked_at.max(side.last_in).max(side.told);
             let parts = vec![(by, Part::Held), (index, Part::Continuation)];
-            self.tell(frame.direction, Cause::FilterHold, (start, frame.entered), Some(index), parts);
+            self.tell(
+                frame.direction,
+                Cause::FilterHold,
+                (start, frame.entered),
+                Some(index),
+                parts,
+            );
             return;
         }
         let first = side.delivered.iter().find(|other| covers(other)).copied();
         let mut parts: Vec<_> = first.map(|data| (data, Part::Data)).into_iter().collect();
         parts.push((index, Part::Repetition));
-        self.tell(frame.direction, Cause::Retransmission, (start, frame.entered), None, parts);
+        self.tell(
+            frame.direction,
+            Cause::Retransmission,
+            (start, frame.entered),
+            None,
+            parts,
+        );
     }
 
     /// Data leaves the filter.
@@ -522,68 +564,6 @@ impl Judge<'_> {
             continuation,
             parts,
         });
-    }
-}
-
-/// The sequence numbers before the first octet of each direction.
-fn bases(crossings: &[Crossing]) -> [u32; 2] {
-    [Direction::Tx, Direction::Rx].map(|direction| {
-        let syn = |frame: &&Crossing| frame.direction == direction && frame.flags.any(TcpFlags::SYN);
-        let first = |frame: &&Crossing| frame.direction == direction;
-        let back = |frame: &&Crossing| frame.direction != direction && frame.flags.any(TcpFlags::ACK);
-        let find = |what: &dyn Fn(&&Crossing) -> bool| crossings.iter().find(what);
-        find(&syn)
-            .map(|frame| frame.seq)
-            .or_else(|| find(&first).map(|frame| frame.seq.wrapping_sub(1)))
-            .or_else(|| find(&back).map(|frame| frame.ack.wrapping_sub(1)))
-            .unwrap_or(0)
-    })
-}
-
-fn finding(
-    flow: FlowKey,
-    draft: &Draft,
-    all: &[Draft],
-    crossings: &[Crossing],
-    bases: [u32; 2],
-    limits: Limits,
-    habits: &Habits,
-) -> Finding {
-    let exhibit = |(index, part): &(usize, Part)| {
-        let frame = crossings.get(*index)?;
-        // What arrives is seen where it arrives, and what is sent where it is sent.
-        let arrives = matches!(
-            part,
-            Part::Data | Part::Released | Part::WindowClosed | Part::WindowOpened
-        );
-        let [entry, exit] = frame.numbers;
-        let ((number, tap), at) = if arrives {
-            (exit, frame.left.unwrap_or(frame.entered))
-        } else {
-            (entry, frame.entered)
-        };
-        Some(Exhibit {
-            frame: number,
-            tap,
-            part: *part,
-            at: Instant(at),
-            direction: frame.direction,
-            seq: frame.seq.wrapping_sub(bases[frame.direction as usize]),
-            len: frame.payload,
-            ack: frame.ack.wrapping_sub(bases[opposite(frame.direction) as usize]),
-        })
-    };
-    let mut evidence: Vec<Exhibit> = draft.parts.iter().filter_map(exhibit).collect();
-    evidence.sort_by_key(|exhibit| exhibit.at);
-    Finding {
-        flow,
-        direction: draft.direction,
-        cause: draft.cause,
-        start: Instant(draft.start),
-        gap_ns: draft.end - draft.start,
-        confidence: habits.confidence(draft, all, limits),
-        evidence,
-        remedy: draft.cause.remedy().to_owned(),
     }
 }
 

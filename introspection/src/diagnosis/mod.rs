@@ -15,6 +15,7 @@
 //! What none of this explains is think time, and no stall.
 
 mod counterfactual;
+mod evidence;
 mod finding;
 mod habits;
 mod judge;

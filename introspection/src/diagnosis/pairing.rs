@@ -157,7 +157,10 @@ fn cross(frames: &[Seen], direction: Direction, entries: Tap) -> Vec<Crossing> {
     let mut waiting: HashMap<Name, VecDeque<usize>> = HashMap::new();
     let mut data: VecDeque<usize> = VecDeque::new();
     // A frame leaves behind its entry where both have one time.
-    let mut ordered: Vec<&Seen> = frames.iter().filter(|frame| frame.direction == direction).collect();
+    let mut ordered: Vec<&Seen> = frames
+        .iter()
+        .filter(|frame| frame.direction == direction)
+        .collect();
     ordered.sort_by_key(|frame| (frame.at, frame.tap != entries, frame.number));
     for frame in ordered {
         if frame.tap == entries {

@@ -44,7 +44,7 @@ const BOTH: [Direction; 2] = [Direction::Tx, Direction::Rx];
 
 #[test]
 fn clocks_that_differ_change_nothing() {
-    for clock in [0, 7 * MS as i64, -3_000 * MS as i64] {
+    for clock in [0, 7 * MS.cast_signed(), -3_000 * MS.cast_signed()] {
         let mut trace = Trace::default();
         nagle(&mut trace, Tap::First, 0, &BOTH);
         nagle(&mut trace, Tap::Second, clock, &BOTH);

@@ -244,7 +244,10 @@ impl Endpoint {
         self.ack_at = None;
         self.spiked = false;
         // What it says was said before.
-        let how = repeats.map_or(how, |(_, first)| Provenance { spiked: how.spiked, ..first });
+        let how = repeats.map_or(how, |(_, first)| Provenance {
+            spiked: how.spiked,
+            ..first
+        });
         self.acknowledged = Some((self.rcv_nxt, how));
         how
     }

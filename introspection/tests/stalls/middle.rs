@@ -5,15 +5,23 @@ use std::collections::HashMap;
 use introspection::{Action, Direction, Filter, FrameId, FrameRef, Instant};
 
 use super::endpoint::{MSS, Packet};
-use super::world::meta;
+use super::wire::meta;
 
 pub(crate) enum Middle {
     Off,
     Real(Box<dyn Filter>),
     /// Pure acknowledgements of this sender are dropped (`None`) or delayed, in so many of a hundred cases.
-    Thin { of: usize, percent: u64, delay: Option<u64> },
+    Thin {
+        of: usize,
+        percent: u64,
+        delay: Option<u64>,
+    },
     /// Adjacent full segments of this sender that come within so many nanoseconds become one frame.
-    Merge { of: usize, window: u64, keeps_size: bool },
+    Merge {
+        of: usize,
+        window: u64,
+        keeps_size: bool,
+    },
     /// Segments are cut in two.
     Split,
 }
@@ -37,15 +45,20 @@ pub(crate) struct Kept {
 impl Kept {
     /// Whether any of these octets of a sender is in here.
     pub(crate) fn has(&self, from: usize, seq: u64, end: u64) -> bool {
-        let covers = |packet: &Packet| packet.from == from && packet.len > 0 && packet.seq < end && seq < packet.seq + packet.len;
-        self.real.values().any(|(packet, _)| covers(packet)) || self.merging.iter().any(|(_, packet)| covers(packet))
+        let covers = |packet: &Packet| {
+            packet.from == from && packet.len > 0 && packet.seq < end && seq < packet.seq + packet.len
+        };
+        self.real.values().any(|(packet, _)| covers(packet))
+            || self.merging.iter().any(|(_, packet)| covers(packet))
     }
 
     /// Since when an acknowledgement up to here is in here.
     pub(crate) fn has_ack(&self, from: usize, ack: u64) -> Option<u64> {
         let kept = self.real.values().map(|(packet, _)| packet);
         let thinned = self.thinned.iter().map(|(_, packet)| packet);
-        let acks = kept.chain(thinned).filter(|packet| packet.from == from && packet.ack >= ack);
+        let acks = kept
+            .chain(thinned)
+            .filter(|packet| packet.from == from && packet.ack >= ack);
         acks.map(|packet| packet.how.filter_in).min()
     }
 
@@ -60,37 +73,85 @@ impl Kept {
     }
 
     /// Takes a packet in; what leaves, and why.
-    pub(crate) fn pass(&mut self, middle: &mut Middle, now: u64, packet: Packet, chance: u64, out: &mut Vec<(Packet, Way)>) -> bool {
+    pub(crate) fn pass(
+        &mut self,
+        middle: &mut Middle,
+        now: u64,
+        packet: Packet,
+        chance: u64,
+        out: &mut Vec<(Packet, Way)>,
+    ) -> bool {
         match middle {
-            Middle::Real(filter) => {
-                let id = FrameId(self.next);
-                self.next += 1;
-                let meta = meta(&packet);
-                let direction = if packet.from == 0 { Direction::Tx } else { Direction::Rx };
-                let frame = FrameRef { id, direction, meta: &meta, payload: &[], gso_size: 0 };
-                self.real.insert(id, (packet, now));
-                let mut actions = Vec::new();
-                filter.inspect(Instant(now), &[frame], &mut actions);
-                self.carry_out(actions, out);
+            Middle::Real(filter) => self.inspect(filter.as_mut(), now, packet, out),
+            Middle::Thin { of, percent, delay }
+                if packet.from == *of && packet.len == 0 && chance < *percent =>
+            {
+                match delay {
+                    Some(delay) => self.thinned.push((now + *delay, packet)),
+                    None => return false,
+                }
             }
-            Middle::Thin { of, percent, delay } if packet.from == *of && packet.len == 0 && chance < *percent => match delay {
-                Some(delay) => self.thinned.push((now + *delay, packet)),
-                None => return false,
-            },
-            Middle::Merge { of, window, keeps_size } if packet.from == *of => {
+            Middle::Merge {
+                of,
+                window,
+                keeps_size,
+            } if packet.from == *of => {
                 self.merge(now, packet, *window, *keeps_size, out);
             }
             Middle::Split if packet.len > MSS / 2 => {
                 let half = packet.len / 2;
-                out.push((Packet { len: half, push: false, ..packet }, Way::Through));
-                out.push((Packet { seq: packet.seq + half, len: packet.len - half, ..packet }, Way::Through));
+                out.push((
+                    Packet {
+                        len: half,
+                        push: false,
+                        ..packet
+                    },
+                    Way::Through,
+                ));
+                out.push((
+                    Packet {
+                        seq: packet.seq + half,
+                        len: packet.len - half,
+                        ..packet
+                    },
+                    Way::Through,
+                ));
             }
             _ => out.push((packet, Way::Through)),
         }
         true
     }
 
-    fn merge(&mut self, now: u64, packet: Packet, window: u64, keeps_size: bool, out: &mut Vec<(Packet, Way)>) {
+    fn inspect(&mut self, filter: &mut dyn Filter, now: u64, packet: Packet, out: &mut Vec<(Packet, Way)>) {
+        let id = FrameId(self.next);
+        self.next += 1;
+        let meta = meta(&packet);
+        let direction = if packet.from == 0 {
+            Direction::Tx
+        } else {
+            Direction::Rx
+        };
+        let frame = FrameRef {
+            id,
+            direction,
+            meta: &meta,
+            payload: &[],
+            gso_size: 0,
+        };
+        self.real.insert(id, (packet, now));
+        let mut actions = Vec::new();
+        filter.inspect(Instant(now), &[frame], &mut actions);
+        self.carry_out(actions, out);
+    }
+
+    fn merge(
+        &mut self,
+        now: u64,
+        packet: Packet,
+        window: u64,
+        keeps_size: bool,
+        out: &mut Vec<(Packet, Way)>,
+    ) {
         if let Some((at, first)) = self.merging.take() {
             if packet.len > 0 && first.seq + first.len == packet.seq && first.len + packet.len <= 60_000 {
                 let merged = Packet {
@@ -126,9 +187,17 @@ impl Kept {
             }
             Middle::Thin { .. } => {
                 let due = |held: &mut (u64, Packet)| held.0 <= now;
-                out.extend(self.thinned.extract_if(.., due).map(|(_, packet)| (packet, Way::Deadline)));
+                out.extend(
+                    self.thinned
+                        .extract_if(.., due)
+                        .map(|(_, packet)| (packet, Way::Deadline)),
+                );
             }
-            Middle::Merge { .. } => out.extend(self.merging.take_if(|held| held.0 <= now).map(|(_, packet)| (packet, Way::Through))),
+            Middle::Merge { .. } => out.extend(
+                self.merging
+                    .take_if(|held| held.0 <= now)
+                    .map(|(_, packet)| (packet, Way::Through)),
+            ),
             Middle::Off | Middle::Split => {}
         }
     }

@@ -15,6 +15,7 @@ pub(crate) struct Outcome {
     pub(crate) name: String,
     pub(crate) truths: Vec<Truth>,
     pub(crate) diagnosis: Option<FlowDiagnosis>,
+    pub(crate) has_filter: bool,
     /// How long it took.
     pub(crate) duration: u64,
     /// Times in which an application thought for longer than a stall's least.
@@ -85,17 +86,13 @@ pub(crate) fn simulate(seed: u64, with_filter: bool) -> Outcome {
         world.handshake(sender);
     }
     world.run();
-    if std::env::var("ENLIGHT_DUMP").ok() == Some(seed.to_string()) {
-        for (at, place, p) in &world.rows {
-            println!("DUMP {at} {place} seq {} len {} ack {} win {} segs {}", p.seq, p.len, p.ack, p.window, p.segments);
-        }
-    }
     let mut trace = Trace::new(DiagnosisOptions::default());
     world.trace(&mut trace, two_taps);
     let (first, last) = (world.rows.first(), world.rows.last());
     let duration = first.zip(last).map_or(0, |(first, last)| last.0 - first.0);
     Outcome {
         name,
+        has_filter,
         duration,
         truths: world.truths,
         diagnosis: trace.judge().into_iter().next(),
@@ -104,7 +101,13 @@ pub(crate) fn simulate(seed: u64, with_filter: bool) -> Outcome {
 }
 
 fn end(random: &mut Random, srtt: u64) -> Endpoint {
-    let policy = random.pick(&[Policy::Linux, Policy::Linux, Policy::Windows, Policy::FreeBsd, Policy::Smoltcp]);
+    let policy = random.pick(&[
+        Policy::Linux,
+        Policy::Linux,
+        Policy::Windows,
+        Policy::FreeBsd,
+        Policy::Smoltcp,
+    ]);
     let delay = match policy {
         Policy::Linux => random.pick(&[40, 40, 40, 44, 80, 200]),
         Policy::Windows => 200,
@@ -135,7 +138,7 @@ fn middle(random: &mut Random, work: Work, sender: usize) -> Middle {
         (Work::Slow, 0..=8) | (_, 0..=3) => Middle::Off,
         (Work::Bulk | Work::Sends, 4..=6) => merge(random),
         (_, 4) => filter(Profile::Hold, Some(random.range(30, 450) * MS)),
-        (_, 5) => filter(Profile::Serialize, None),
+        (_, 5) | (Work::Split | Work::Records, 9) => filter(Profile::Serialize, None),
         (_, 6) => filter(Profile::Inspect, None),
         (_, 7) => Middle::Thin {
             of: 1 - sender,
@@ -143,7 +146,6 @@ fn middle(random: &mut Random, work: Work, sender: usize) -> Middle {
             delay: Some(random.range(30, 150) * MS),
         },
         (_, 8) => Middle::Split,
-        (Work::Split | Work::Records, _) => filter(Profile::Serialize, None),
         _ => filter(Profile::Hold, None),
     }
 }
@@ -177,73 +179,92 @@ fn faults(random: &mut Random, work: Work, has_filter: bool, (sender, srtt): (us
 
 /// Writes both applications' scripts; how often one of them thinks for long.
 fn script(random: &mut Random, work: Work, ends: &mut [Endpoint; 2], sender: usize) -> u64 {
-    let (mut client, mut server) = (Vec::new(), Vec::new());
-    let rounds = random.range(2, 12);
-    let mut thoughts = 0;
-    let mut think = |random: &mut Random, chance: u64, usual: u64| {
-        if random.percent(chance) {
-            thoughts += 1;
-            random.range(30, 900) * MS
-        } else {
-            random.range(5, usual) * US
-        }
-    };
-    let mut total = 0;
-    for _ in 0..rounds {
+    let mut script = Script::default();
+    let echo = ends[0].ack_delay != ends[1].ack_delay;
+    for _ in 0..random.range(2, 12) {
         match work {
-            Work::Split => {
-                let (one, two) = (random.range(20, 600), random.range(20, 600));
-                let answer = random.range(20, 4_000);
-                client.extend([Step::Write(one), Step::Think(random.range(1, 900) * US), Step::Write(two), Step::Read(answer)]);
-                server.extend([Step::Read(one + two), Step::Think(think(random, 10, 2_000)), Step::Write(answer)]);
-                client.push(Step::Think(think(random, 20, 3_000)));
-            }
-            Work::Whole => {
-                let (ask, answer) = (random.range(20, 3_000), random.range(20, 3_000));
-                client.extend([Step::Write(ask), Step::Read(answer), Step::Think(think(random, 30, 3_000))]);
-                server.extend([Step::Read(ask), Step::Think(think(random, 30, 2_000)), Step::Write(answer)]);
-            }
-            Work::Records | Work::Sends => {
-                let segments = random.range(1, 8);
-                let large = segments * MSS + random.pick(&[0, 700, 1_100]);
-                let len = if work == Work::Records { random.range(20, 1_000) } else { large };
-                client.extend([Step::Write(len), Step::WaitAck]);
-                if random.percent(15) {
-                    client.push(Step::Think(think(random, 60, 3_000)));
-                }
-                total += len;
-            }
-            Work::Bulk => {
-                let len = random.range(20_000, 150_000);
-                client.push(Step::Write(len));
-                total += len;
-            }
-            Work::Typing => {
-                let key = random.range(1, 5);
-                client.extend([Step::Write(key), Step::Think(think(random, 95, 3_000))]);
-                if seeded_echo(ends) {
-                    client.push(Step::Read(key));
-                    server.extend([Step::Read(key), Step::Write(key)]);
-                } else {
-                    total += key;
-                }
-            }
-            Work::Slow => {
-                let len = random.range(70_000, 200_000);
-                client.push(Step::Write(len));
-                server.extend([Step::Think(think(random, 80, 3_000)), Step::Read(len)]);
-            }
+            Work::Split | Work::Whole => script.exchange(random, work),
+            Work::Typing => script.key(random, echo),
+            Work::Records | Work::Sends | Work::Bulk | Work::Slow => script.send(random, work),
         }
     }
-    if total > 0 {
-        server.push(Step::Read(total));
+    if script.total > 0 {
+        script.server.push(Step::Read(script.total));
     }
-    ends[sender].script = client.into();
-    ends[1 - sender].script = server.into();
-    thoughts
+    ends[sender].script = script.client.into();
+    ends[1 - sender].script = script.server.into();
+    script.thoughts
 }
 
-/// Whether the typist's peer echoes: by what it happens to be.
-fn seeded_echo(ends: &[Endpoint; 2]) -> bool {
-    ends[0].ack_delay != ends[1].ack_delay
+#[derive(Default)]
+struct Script {
+    client: Vec<Step>,
+    server: Vec<Step>,
+    /// What the server reads at its end.
+    total: u64,
+    thoughts: u64,
+}
+
+impl Script {
+    /// A pause: in `chance` of a hundred cases a long one, else of some microseconds.
+    fn think(&mut self, random: &mut Random, chance: u64, usual: u64) -> Step {
+        if random.percent(chance) {
+            self.thoughts += 1;
+            Step::Think(random.range(30, 900) * MS)
+        } else {
+            Step::Think(random.range(5, usual) * US)
+        }
+    }
+
+    fn exchange(&mut self, random: &mut Random, work: Work) {
+        let ask = if work == Work::Split {
+            let (one, two) = (random.range(20, 600), random.range(20, 600));
+            let pause = Step::Think(random.range(1, 900) * US);
+            self.client.extend([Step::Write(one), pause, Step::Write(two)]);
+            one + two
+        } else {
+            let ask = random.range(20, 3_000);
+            self.client.push(Step::Write(ask));
+            ask
+        };
+        let answer = random.range(20, 4_000);
+        let (work, pause) = (self.think(random, 15, 2_000), self.think(random, 25, 3_000));
+        self.server.extend([Step::Read(ask), work, Step::Write(answer)]);
+        self.client.extend([Step::Read(answer), pause]);
+    }
+
+    fn key(&mut self, random: &mut Random, echo: bool) {
+        let key = random.range(1, 5);
+        let pause = self.think(random, 95, 3_000);
+        self.client.extend([Step::Write(key), pause]);
+        if echo {
+            self.client.push(Step::Read(key));
+            self.server.extend([Step::Read(key), Step::Write(key)]);
+        } else {
+            self.total += key;
+        }
+    }
+
+    fn send(&mut self, random: &mut Random, work: Work) {
+        let len = match work {
+            Work::Records => random.range(20, 1_000),
+            Work::Sends => random.range(1, 8) * MSS + random.pick(&[0, 700, 1_100]),
+            Work::Bulk => random.range(20_000, 150_000),
+            _ => random.range(70_000, 200_000),
+        };
+        self.client.push(Step::Write(len));
+        if work == Work::Slow {
+            let pause = self.think(random, 80, 3_000);
+            self.server.extend([pause, Step::Read(len)]);
+            return;
+        }
+        self.total += len;
+        if work != Work::Bulk {
+            self.client.push(Step::WaitAck);
+            if random.percent(15) {
+                let pause = self.think(random, 60, 3_000);
+                self.client.push(pause);
+            }
+        }
+    }
 }

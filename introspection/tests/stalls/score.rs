@@ -26,12 +26,21 @@ impl Matrix {
             let found = place.map(|place| open.remove(place));
             let cause = found.map(|finding| finding.cause);
             if cause != Some(truth.cause) {
-                wrong.push(format!("  was {truth:?}\n  found {:?}", found.map(|f| (f.cause, f.start, f.end()))));
+                wrong.push(format!(
+                    "  was {truth:?}\n  found {:?}",
+                    found.map(|f| (f.cause, f.start, f.end()))
+                ));
             }
             *self.cells.entry((Some(truth.cause), cause)).or_default() += 1;
         }
         for finding in open {
-            wrong.push(format!("  was nothing, found {:?} {:?} {:?} {}", finding.cause, finding.start, finding.end(), finding.explain()));
+            wrong.push(format!(
+                "  was nothing, found {:?} {:?} {:?} {}",
+                finding.cause,
+                finding.start,
+                finding.end(),
+                finding.explain()
+            ));
             *self.cells.entry((None, Some(finding.cause))).or_default() += 1;
         }
         let quiet = outcome.thoughts;
@@ -52,7 +61,12 @@ impl Matrix {
             let right = self.cell(Some(cause), Some(cause)) as f64;
             let found: u64 = all.iter().map(|was| self.cell(*was, Some(cause))).sum();
             let were: u64 = all.iter().map(|found| self.cell(Some(cause), *found)).sum();
-            (cause, right / found.max(1) as f64, right / were.max(1) as f64, were)
+            (
+                cause,
+                right / found.max(1) as f64,
+                right / were.max(1) as f64,
+                were,
+            )
         };
         Cause::ALL.into_iter().map(score).collect()
     }
@@ -69,7 +83,9 @@ fn best(open: &[&Finding], truth: &Truth) -> Option<usize> {
     };
     let enough = |finding: &Finding| overlap(finding) * 2 >= finding.gap_ns.min(truth.end - truth.start);
     let candidates = open.iter().enumerate().filter(|(_, finding)| enough(finding));
-    candidates.max_by_key(|(_, finding)| (finding.cause == truth.cause, overlap(finding))).map(|(place, _)| place)
+    candidates
+        .max_by_key(|(_, finding)| (finding.cause == truth.cause, overlap(finding)))
+        .map(|(place, _)| place)
 }
 
 impl fmt::Display for Matrix {
@@ -80,7 +96,11 @@ impl fmt::Display for Matrix {
         for column in &columns {
             write!(out, " {} |", name(column))?;
         }
-        writeln!(out, " recall | precision |\n|---|{}", "---|".repeat(columns.len() + 2))?;
+        writeln!(
+            out,
+            " recall | precision |\n|---|{}",
+            "---|".repeat(columns.len() + 2)
+        )?;
         for was in &columns {
             write!(out, "| {} |", name(was))?;
             for found in &columns {

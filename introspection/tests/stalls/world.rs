@@ -3,19 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use introspection::diagnosis::{Cause, Tap, Trace, TraceFrame};
 use introspection::Instant;
-use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport};
+use introspection::diagnosis::{Cause, Tap, Trace, TraceFrame};
 
 use super::endpoint::{Block, Endpoint, MS, MSS, Packet, Provenance, Step};
 use super::middle::{Kept, Middle, Way};
 use super::random::Random;
+use super::wire::meta;
 
 /// Shorter gaps are no stalls.
 pub(crate) const THRESHOLD: u64 = 25 * MS;
-/// Where the streams start: close to the wraparound of their numbers.
-const BASES: [u32; 2] = [u32::MAX - 2_000, u32::MAX - 90_000];
-
 /// A stall as the simulator knows it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Truth {
@@ -148,7 +145,12 @@ impl World {
     fn tell(&mut self, cause: Cause, from: usize, start: u64, end: u64) {
         let start = start.max(self.ends[from].told);
         if end > start + THRESHOLD {
-            self.truths.push(Truth { cause, from, start, end });
+            self.truths.push(Truth {
+                cause,
+                from,
+                start,
+                end,
+            });
             self.ends[from].told = end;
         }
     }
@@ -257,7 +259,9 @@ impl World {
             if let Some(block) = block {
                 match (end.blocked, block) {
                     (Some((_, Block::Closed)), _) => {}
-                    (_, Block::Closed) => end.blocked = Some((end.closed_since.unwrap_or(now).max(end.last_sent), block)),
+                    (_, Block::Closed) => {
+                        end.blocked = Some((end.closed_since.unwrap_or(now).max(end.last_sent), block));
+                    }
                     (None, _) => end.blocked = Some((end.last_sent, block)),
                     _ => {}
                 }
@@ -396,20 +400,33 @@ impl World {
             None if acked && self.thinned => (Cause::FilterHold, start),
             None => (Cause::Retransmission, start),
         };
-        self.repeated[who] = Some((seq, Truth { cause, from: who, start, end: self.now }));
+        self.repeated[who] = Some((
+            seq,
+            Truth {
+                cause,
+                from: who,
+                start,
+                end: self.now,
+            },
+        ));
     }
 
     /// Repeated data comes to the taps. An acknowledgement that passed them before it was what ended the wait there.
     fn tell_repetition(&mut self, packet: &Packet) {
         let who = packet.from;
-        let Some((_, truth)) = self.repeated[who].take_if(|(seq, _)| packet.len > 0 && *seq == packet.seq) else {
+        let Some((_, truth)) = self.repeated[who].take_if(|(seq, _)| packet.len > 0 && *seq == packet.seq)
+        else {
             return;
         };
         if self.acked_at_taps[who] >= packet.seq + packet.len {
             return;
         }
         self.tell(truth.cause, who, truth.start, truth.end);
-        if let Some((since, _)) = self.ends[who].blocked.as_mut().filter(|(_, block)| *block == Block::Full) {
+        if let Some((since, _)) = self.ends[who]
+            .blocked
+            .as_mut()
+            .filter(|(_, block)| *block == Block::Full)
+        {
             *since = truth.end.max(*since);
         }
     }
@@ -452,7 +469,9 @@ impl World {
                 let start = packet.how.filter_in.max(self.last_out[from]);
                 match way {
                     Way::Through => {}
-                    Way::Satisfied if self.serialises() => self.tell(Cause::FilterSerialised, from, start, self.now),
+                    Way::Satisfied if self.serialises() => {
+                        self.tell(Cause::FilterSerialised, from, start, self.now);
+                    }
                     _ => self.tell(Cause::FilterHold, from, start, self.now),
                 }
                 self.last_out[from] = self.now;
@@ -483,9 +502,7 @@ impl World {
             let end = &mut self.ends[who];
             let holes = !end.early.is_empty();
             let new = end.receive(packet.seq, packet.seq + packet.len);
-            if new == 0 || holes {
-                self.send_ack(who, false);
-            } else if end.note(&packet, now) {
+            if new == 0 || holes || end.note(&packet, now) {
                 self.send_ack(who, false);
             } else if let Some(at) = end.ack_at {
                 self.at(at, Event::Timer(who));
@@ -505,7 +522,11 @@ impl World {
             end.nxt = end.nxt.max(end.una);
             (end.duplicates, end.probed, end.backoff) = (0, false, 0);
             self.arm(who);
-        } else if packet.ack == end.una && packet.len == 0 && end.outstanding() && packet.window == end.peer_window {
+        } else if packet.ack == end.una
+            && packet.len == 0
+            && end.outstanding()
+            && packet.window == end.peer_window
+        {
             end.duplicates += 1;
             if end.duplicates == 3 {
                 let (seq, len) = (end.una, (end.nxt - end.una).min(MSS));
@@ -545,41 +566,5 @@ impl World {
             };
             trace.add(&frame);
         }
-    }
-}
-
-/// A packet's headers. The guest is 192.0.2.1, so it is the local end.
-pub(crate) fn meta(packet: &Packet) -> FrameMeta {
-    let addresses = [[192, 0, 2, 1], [192, 0, 2, 2]].map(Into::into);
-    let ports = [4_000, 80];
-    let (from, to) = (packet.from, 1 - packet.from);
-    let len = packet.len as u32;
-    let push = if packet.push { TcpFlags::PSH } else { 0 };
-    let transport = Transport::Tcp(TcpMeta {
-        src_port: ports[from],
-        dst_port: ports[to],
-        seq: BASES[from].wrapping_add(packet.seq as u32).wrapping_sub(u32::from(packet.syn)),
-        ack: BASES[to].wrapping_add(packet.ack as u32),
-        flags: TcpFlags(packet.flags() | push),
-        window: packet.window as u16,
-        payload_offset: 54,
-        payload_len: len,
-    });
-    FrameMeta {
-        frame_len: 54 + len,
-        dst: MacAddr([2, 0, 0, 0, 0, 2]),
-        src: MacAddr([2, 0, 0, 0, 0, 1]),
-        vlan: None,
-        ethertype: 0x0800,
-        network_offset: 14,
-        network: Network::Ipv4(IpMeta {
-            src: addresses[from],
-            dst: addresses[to],
-            protocol: 6,
-            fragment: false,
-            transport_offset: 34,
-            end: 54 + len,
-            transport,
-        }),
     }
 }
