@@ -35,24 +35,31 @@ struct Site {
     _switch: Namespace,
 }
 
+/// How a client asks.
+#[derive(Clone, Copy, PartialEq)]
+enum Request {
+    /// In one write.
+    Whole,
+    /// In two writes.
+    Split,
+    /// By a full segment with more to come (`MSG_MORE`), which no boundary of a message ends.
+    Open,
+}
+
 /// What a client does.
 #[derive(Clone, Copy)]
 struct Talk {
     nagle: bool,
-    /// A request in two writes.
-    split: bool,
+    request: Request,
     /// Whether the server acknowledges at once (`TCP_QUICKACK`).
     quick: bool,
-    /// A full segment with more to come (`MSG_MORE`), which no boundary of a message ends.
-    open: bool,
     think: Duration,
 }
 
 const TALK: Talk = Talk {
     nagle: false,
-    split: true,
+    request: Request::Split,
     quick: false,
-    open: false,
     think: Duration::ZERO,
 };
 
@@ -143,14 +150,14 @@ fn ask(talk: Talk) {
     let mut stream = connect(talk.nagle);
     let mut answer = [0; 100];
     for _ in 0..ROUNDS {
-        if talk.open {
-            send_open(&stream);
-        } else if talk.split {
-            stream.write_all(&[1; 32]).expect("the stream takes it");
-            thread::sleep(Duration::from_millis(1));
-            stream.write_all(&[2; 32]).expect("the stream takes it");
-        } else {
-            stream.write_all(&[1; 64]).expect("the stream takes it");
+        match talk.request {
+            Request::Open => send_open(&stream),
+            Request::Whole => stream.write_all(&[1; 64]).expect("the stream takes it"),
+            Request::Split => {
+                stream.write_all(&[1; 32]).expect("the stream takes it");
+                thread::sleep(Duration::from_millis(1));
+                stream.write_all(&[2; 32]).expect("the stream takes it");
+            }
         }
         stream.read_exact(&mut answer).expect("the answer");
         thread::sleep(talk.think);
@@ -161,9 +168,13 @@ fn answer(listener: &TcpListener, talk: Talk) {
     let (mut stream, _) = listener.accept().expect("the client connects");
     stream.set_nodelay(true).expect("a socket");
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
-    let mut request = vec![0; if talk.open { SEGMENT } else { 64 }];
+    let (octets, half) = match talk.request {
+        Request::Open => (SEGMENT, SEGMENT),
+        Request::Whole | Request::Split => (64, 32),
+    };
+    let mut request = vec![0; octets];
     for _ in 0..ROUNDS {
-        for half in request.chunks_mut(if talk.open { SEGMENT } else { 32 }) {
+        for half in request.chunks_mut(half) {
             acknowledge(&stream, talk.quick);
             stream.read_exact(half).expect("a request");
         }
@@ -184,7 +195,7 @@ fn send_open(stream: &TcpStream) {
             libc::MSG_MORE,
         )
     };
-    assert_eq!(sent, SEGMENT as isize, "{}", std::io::Error::last_os_error());
+    assert_eq!(sent, SEGMENT.cast_signed(), "{}", std::io::Error::last_os_error());
 }
 
 /// Leaves the mode of quick acknowledgements, or enters it.
@@ -271,7 +282,13 @@ fn filters_are_named() {
     );
     site.daemon
         .cli(&["filter", "set", "v0", "hold", "--deadline", "60"]);
-    let report = site.converse("hold.pcapng", Talk { open: true, ..TALK });
+    let report = site.converse(
+        "hold.pcapng",
+        Talk {
+            request: Request::Open,
+            ..TALK
+        },
+    );
     let (named, others) = stalls(&report, "filter-hold");
     assert!(named >= ROUNDS as u64 / 2 && others == 0, "{report:#}");
 }
@@ -285,13 +302,13 @@ fn what_is_no_stall() {
     for profile in ["off", "inspect"] {
         site.daemon.cli(&["filter", "set", "v0", profile]);
         let typing = Talk {
-            split: false,
+            request: Request::Whole,
             think: Duration::from_millis(120),
             ..TALK
         };
         let report = site.converse("typing.pcapng", typing);
         assert_eq!(report["causes"], serde_json::json!([]), "{profile}: {report:#}");
-        let bulk = site.capture("bulk.pcapng", || send_bulk(), |listener| receive_bulk(&listener));
+        let bulk = site.capture("bulk.pcapng", send_bulk, |listener| receive_bulk(&listener));
         let report = diagnose(&[&bulk]);
         assert!(report["tcp_frames"].as_u64() > Some(100), "{report:#}");
         assert_eq!(report["causes"], serde_json::json!([]), "{profile}: {report:#}");
@@ -300,8 +317,9 @@ fn what_is_no_stall() {
 
 fn send_bulk() {
     let mut stream = connect(true);
+    let octets = vec![7; 1 << 16];
     for _ in 0..300 {
-        stream.write_all(&[7; 1 << 16]).expect("the stream takes it");
+        stream.write_all(&octets).expect("the stream takes it");
     }
 }
 
@@ -310,6 +328,36 @@ fn receive_bulk(listener: &TcpListener) {
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let mut buffer = vec![0; 1 << 17];
     while stream.read(&mut buffer).expect("data or the end") > 0 {}
+}
+
+#[test]
+fn a_port_is_watched_live() {
+    if missing("a_port_is_watched_live") {
+        return;
+    }
+    let site = Site::new();
+    site.daemon.cli(&["filter", "set", "v0", "serialize"]);
+    let page = site.daemon.path("live.html");
+    let html = page.display().to_string();
+    let mut live = site.daemon.command(&[
+        "diagnose",
+        "--live",
+        "v0",
+        "--seconds",
+        "5",
+        "--json",
+        "--html",
+        &html,
+    ]);
+    let live = live.stdout(Stdio::piped()).spawn().expect("the CLI runs");
+    thread::sleep(Duration::from_secs(1));
+    site.talk(|| ask(TALK), |listener| answer(&listener, TALK));
+    let output = live.wait_with_output().expect("it ends");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let (named, others) = stalls(&report, "filter-serialised");
+    assert!(named >= ROUNDS as u64 / 2 && others == 0, "{report:#}");
+    let page = std::fs::read_to_string(page).expect("the page");
+    assert!(page.contains("<svg") && page.contains("filter-serialised"));
 }
 
 #[test]
