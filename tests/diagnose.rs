@@ -12,6 +12,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -328,6 +329,64 @@ fn receive_bulk(listener: &TcpListener) {
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let mut buffer = vec![0; 1 << 17];
     while stream.read(&mut buffer).expect("data or the end") > 0 {}
+}
+
+/// What is lost behind the taps, by a rule on the server's port that is there only for the first attempt, is repeated by the
+/// client's timer.
+#[test]
+fn loss_is_named() {
+    if missing("loss_is_named") {
+        return;
+    }
+    let site = Site::new();
+    let rules = site.daemon.path("rules.toml");
+    let rule = "[[rule]]\nname = \"loss\"\npattern = \"LOSE THIS\"\naction = \"drop\"\n";
+    std::fs::write(&rules, rule).expect("the directory is writable");
+    let rules = rules.display().to_string();
+    let file = site.daemon.path("loss.pcapng");
+    let path = file.display().to_string();
+    let mut capture = site
+        .daemon
+        .command(&["capture", "v0", "-w", &path, "--both-sides"]);
+    let mut capture = capture.stderr(Stdio::null()).spawn().expect("the CLI runs");
+    wait_until(|| file.exists());
+    let (lose, losing) = channel::<()>();
+    let (tell, told) = channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            site.talk(
+                move || {
+                    let mut stream = connect(false);
+                    for () in losing {
+                        stream.write_all(b"LOSE THIS").expect("the stream takes it");
+                        tell.send(()).expect("the test listens");
+                        stream.read_exact(&mut [0; 3]).expect("the answer");
+                        tell.send(()).expect("the test listens");
+                    }
+                },
+                |listener| {
+                    let (mut stream, _) = listener.accept().expect("the client connects");
+                    while stream.read_exact(&mut [0; 9]).is_ok() {
+                        stream.write_all(b"got").expect("the stream takes it");
+                    }
+                },
+            );
+        });
+        for _ in 0..3 {
+            site.daemon
+                .cli(&["filter", "set", "v1", "inspect", "--rules", &rules]);
+            lose.send(()).expect("the client listens");
+            told.recv_timeout(LIMIT).expect("it was sent");
+            thread::sleep(Duration::from_millis(50));
+            site.daemon.cli(&["filter", "off", "v1"]);
+            told.recv_timeout(LIMIT).expect("the answer came");
+        }
+        drop(lose);
+    });
+    stop(&mut capture);
+    let report = diagnose(&[&file]);
+    let (named, others) = stalls(&report, "retransmission");
+    assert!(named >= 3 && others == 0, "{report:#}");
 }
 
 #[test]
