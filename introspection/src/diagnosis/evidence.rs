@@ -1,13 +1,18 @@
 //! Findings with the frames that prove them.
 
+use std::collections::HashMap;
+
 use offload::TcpFlags;
 
-use super::finding::{Exhibit, Finding, Part};
+use super::finding::{Cause, Exhibit, Finding, Part};
 use super::habits::Habits;
 use super::judge::{Draft, Limits, opposite};
 use super::pairing::Crossing;
 use crate::flow::FlowKey;
 use crate::{Direction, Instant};
+
+/// Gaps of one cause that make each of them surer.
+const REPEATED: usize = 3;
 
 /// The sequence numbers before the first octet of each direction.
 pub(super) fn bases(crossings: &[Crossing]) -> [u32; 2] {
@@ -32,24 +37,37 @@ pub(super) struct Told<'a> {
     pub(super) bases: [u32; 2],
     pub(super) limits: Limits,
     pub(super) habits: &'a Habits,
+    /// How many gaps there are of each cause in each direction.
+    pub(super) alike: HashMap<(Cause, Direction), usize>,
+}
+
+/// How many gaps there are of each cause in each direction.
+pub(super) fn alike(drafts: &[Draft]) -> HashMap<(Cause, Direction), usize> {
+    let mut counts = HashMap::new();
+    for draft in drafts {
+        *counts.entry((draft.cause, draft.direction)).or_default() += 1;
+    }
+    counts
 }
 
 impl Told<'_> {
-    /// A draft as a finding; `all` are the connection's.
-    pub(super) fn finding(&self, draft: &Draft, all: &[Draft]) -> Finding {
+    /// A draft as a finding.
+    pub(super) fn finding(&self, draft: &Draft) -> Finding {
         let mut evidence: Vec<Exhibit> = draft
             .parts
             .iter()
             .filter_map(|(index, part)| self.exhibit(*index, *part))
             .collect();
         evidence.sort_by_key(|exhibit| exhibit.at);
+        let alike = self.alike.get(&(draft.cause, draft.direction));
+        let repeated = alike.is_some_and(|alike| *alike >= REPEATED);
         Finding {
             flow: self.flow,
             direction: draft.direction,
             cause: draft.cause,
             start: Instant(draft.start),
             gap_ns: draft.end - draft.start,
-            confidence: self.habits.confidence(draft, all, self.limits),
+            confidence: self.habits.confidence(draft, repeated, self.limits),
             evidence,
             remedy: draft.cause.remedy().to_owned(),
         }

@@ -16,6 +16,9 @@ const EAGER_MEMORY: u64 = 1_000_000_000;
 /// Windows, which is Linux' greatest.
 const KNOWN_DELAYS: [u64; 4] = [40, 50, 100, 200];
 
+/// Frames behind one that are looked at for its answer.
+const LOOK: usize = 256;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Habits {
     /// From the tap to the sender of each direction and back, in nanoseconds.
@@ -52,10 +55,8 @@ impl Habits {
             .is_some_and(|shown| *shown <= at.saturating_add(EAGER_MEMORY))
     }
 
-    /// How sure a finding is.
-    pub(super) fn confidence(&self, draft: &Draft, all: &[Draft], limits: Limits) -> f32 {
-        let alike = |other: &&Draft| other.cause == draft.cause && other.direction == draft.direction;
-        let repeated = all.iter().filter(alike).nth(2).is_some();
+    /// How sure a finding is; `repeated` says whether there are several like it.
+    pub(super) fn confidence(&self, draft: &Draft, repeated: bool, limits: Limits) -> f32 {
         let ms = (draft.end - draft.start) / 1_000_000;
         let known = KNOWN_DELAYS
             .iter()
@@ -232,6 +233,7 @@ fn is_answered(draft: &Draft, crossings: &[Crossing], full: u32, limits: Limits)
     let next = crossings
         .iter()
         .skip(index + 1)
+        .take(LOOK)
         .filter(|frame| frame.payload > 0)
         .find(|frame| {
             frame.direction == opposite(kept.direction)

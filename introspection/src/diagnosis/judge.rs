@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use offload::TcpFlags;
 
-use super::evidence::{Told, bases};
+use super::evidence::{Told, alike, bases};
 use super::finding::{Cause, Finding, Part};
 use super::habits::{Habits, settle};
 use super::pairing::Crossing;
@@ -14,7 +14,9 @@ use crate::flow::FlowKey;
 use crate::seq::{before, later};
 
 /// Frames that are remembered as under way, in the filter or behind it.
-const MEMORY: usize = 65_536;
+const MEMORY: usize = 4_096;
+/// Gaps of a connection that are told.
+const GAPS: usize = 65_536;
 
 /// Frames behind an acknowledgement that are looked at.
 const LOOK: usize = 64;
@@ -185,8 +187,9 @@ pub(super) fn judge(flow: FlowKey, crossings: &[Crossing], limits: Limits) -> Ve
         bases: bases(crossings),
         limits,
         habits: &habits,
+        alike: alike(&drafts),
     };
-    let mut findings: Vec<Finding> = drafts.iter().map(|draft| told.finding(draft, &drafts)).collect();
+    let mut findings: Vec<Finding> = drafts.iter().map(|draft| told.finding(draft)).collect();
     findings.sort_by_key(|finding| (finding.start, finding.gap_ns));
     findings
 }
@@ -305,7 +308,10 @@ impl Judge<'_> {
             });
         }
         let acked = side.acked[0].is_some_and(|acked| !before(acked, frame.end()));
-        if !acked && side.delivered.len() < MEMORY {
+        if side.delivered.len() >= MEMORY {
+            side.delivered.pop_front();
+        }
+        if !acked {
             side.delivered.push_back(index);
         }
     }
@@ -551,7 +557,7 @@ impl Judge<'_> {
         continuation: Option<usize>,
         parts: Vec<(usize, Part)>,
     ) {
-        if end.saturating_sub(start) <= self.limits.threshold {
+        if end.saturating_sub(start) <= self.limits.threshold || self.drafts.len() >= GAPS {
             return;
         }
         let side = &mut self.sides[direction as usize];

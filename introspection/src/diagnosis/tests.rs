@@ -103,6 +103,32 @@ fn memory_is_bounded() {
     assert_eq!(trace.judge().len(), 2);
 }
 
+/// Repetitions without end, and acknowledgements of everything: work stays in proportion.
+#[test]
+fn a_hostile_trace_takes_no_long() {
+    let mut trace = Trace::default();
+    for number in 0..20_000_u32 {
+        let segment = match number % 3 {
+            0 => Segment::tx().data(number.wrapping_mul(700), 700),
+            1 => Segment::tx().data(number.wrapping_mul(7) % 9_000, 3_000),
+            _ => Segment::rx().ack(1),
+        };
+        let meta = segment.meta();
+        for tap in [Tap::First, Tap::Second] {
+            trace.add(&TraceFrame {
+                number: u64::from(number) + 1,
+                at: Instant(u64::from(number) * 30 * MS),
+                tap,
+                meta: &meta,
+                mss: None,
+            });
+        }
+    }
+    let flows = trace.judge();
+    assert_eq!(flows.len(), 1);
+    assert_eq!(flows[0].frames, 40_000);
+}
+
 proptest! {
     /// Whatever the frames say: no panic, and every finding lies within the trace.
     #[test]
