@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use introspection::diagnosis::{Exhibit, Finding, FlowDiagnosis, Part, Tap};
 
 use super::report::Report;
-use super::text::{frames, seconds};
+use super::text::{frames, many, seconds};
 use crate::lab::html::STYLE;
 use crate::lab::html::svg::{Anchor, Svg, escape};
 
@@ -33,10 +33,10 @@ pub fn render(report: &Report) -> String {
          <meta name=\"color-scheme\" content=\"light dark\">\n\
          <title>Enlight diagnose: {name}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
          <header>\n<p class=\"brand\">Enlight diagnose</p>\n<h1>{headline}</h1>\n\
-         <p class=\"sub\">{name}: {} frames, {} of TCP in {} connections</p>\n</header>\n",
-        report.frames,
+         <p class=\"sub\">{name}: {}, {} of TCP in {}</p>\n</header>\n",
+        many(report.frames, "frame"),
         report.tcp_frames,
-        report.connections,
+        many(report.connections, "connection"),
         name = escape(&names),
         headline = escape(&headline(report)),
     );
@@ -53,7 +53,11 @@ pub fn render(report: &Report) -> String {
 fn headline(report: &Report) -> String {
     match report.causes.first() {
         None => "No connection stood still".to_owned(),
-        Some(worst) => format!("{} stalls, most of the time {}", report.stalls(), worst.cause),
+        Some(worst) => format!(
+            "{}, most of the time {}",
+            many(report.stalls(), "stall"),
+            worst.cause
+        ),
     }
 }
 
@@ -82,12 +86,12 @@ fn filter(page: &mut String, report: &Report) {
     let Some(cost) = &report.filter else { return };
     let _ = writeln!(
         page,
-        "<h2>Without the filter</h2>\n<p>{} connections would have taken <b>{}</b> instead of <b>{}</b>; the filter caused \
-         {} stalls. This takes for granted:</p>\n<ul>",
-        cost.flows,
+        "<h2>Without the filter</h2>\n<p>{} would have taken <b>{}</b> instead of <b>{}</b>; the filter caused \
+         {}. This takes for granted:</p>\n<ul>",
+        many(cost.flows, "connection"),
         seconds(cost.ms_without),
         seconds(cost.ms),
-        cost.stalls
+        many(cost.stalls, "stall")
     );
     for assumption in cost.assumptions {
         let _ = writeln!(page, "<li>{}</li>", escape(assumption));

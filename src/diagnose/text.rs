@@ -15,11 +15,11 @@ pub fn render(report: &Report) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{}: {} frames, {} of TCP in {} connections",
+        "{}: {}, {} of TCP in {}",
         report.captures.join(" and "),
-        report.frames,
+        many(report.frames, "frame"),
         report.tcp_frames,
-        report.connections
+        many(report.connections, "connection")
     );
     for notice in &report.notices {
         let _ = writeln!(text, "note: {notice}");
@@ -30,22 +30,22 @@ pub fn render(report: &Report) -> String {
     for total in &report.causes {
         let _ = writeln!(
             text,
-            "\n{} stalls, {}: {} in {} connections\n  remedy: {}",
-            total.stalls,
+            "\n{}, {}: {} in {}\n  remedy: {}",
+            many(total.stalls, "stall"),
             seconds(total.ms),
             total.cause,
-            total.flows,
+            many(total.flows, "connection"),
             total.remedy
         );
     }
     if let Some(cost) = &report.filter {
         let _ = writeln!(
             text,
-            "\nWithout the filter, {} connections would have taken {} instead of {}: it caused {} stalls. This takes for granted:",
-            cost.flows,
+            "\nWithout the filter, {} would have taken {} instead of {}: it caused {}. This takes for granted:",
+            many(cost.flows, "connection"),
             seconds(cost.ms_without),
             seconds(cost.ms),
-            cost.stalls
+            many(cost.stalls, "stall")
         );
         for assumption in cost.assumptions {
             let _ = writeln!(text, "  - {assumption}");
@@ -67,11 +67,11 @@ pub fn render(report: &Report) -> String {
 fn one(text: &mut String, flow: &FlowDiagnosis) {
     let _ = writeln!(
         text,
-        "\n{}: {} stalls in {}, {} frames",
+        "\n{}: {} in {}, {}",
         flow.flow,
-        flow.findings.len(),
+        many(flow.findings.len() as u64, "stall"),
         seconds(flow.duration_ns as f64 / 1e6),
-        flow.frames
+        many(flow.frames, "frame")
     );
     for finding in flow.findings.iter().take(STALLS) {
         let _ = writeln!(
@@ -105,7 +105,15 @@ pub(super) fn seconds(ms: f64) -> String {
         format!("{:.1} s", ms / 1e3)
     } else if ms >= 1_000.0 {
         format!("{:.2} s", ms / 1e3)
-    } else {
+    } else if ms >= 10.0 {
         format!("{ms:.0} ms")
+    } else {
+        format!("{ms:.2} ms")
     }
+}
+
+/// A count and what is counted.
+pub(super) fn many(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
