@@ -4,6 +4,7 @@
 //! owns a frame.
 
 mod chain;
+pub mod diagnosis;
 mod filter;
 pub mod flow;
 mod instant;

@@ -1,6 +1,7 @@
 //! The command line. What talks to a switch does so through the control socket and in no other way.
 
 mod capture;
+mod diagnose;
 mod filter;
 mod port;
 mod stats;
@@ -48,6 +49,8 @@ enum Command {
     Stats(stats::Args),
     /// Write a port's frames to a pcapng file
     Capture(capture::Args),
+    /// Say why connections in a capture, or on a port, stood still
+    Diagnose(diagnose::Args),
     /// Run virtual machines, and look after those that run
     #[command(subcommand)]
     Vm(vm::Command),
@@ -79,6 +82,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Filter(command) => filter::run(command)?,
         Command::Stats(args) => stats::run(&args)?,
         Command::Capture(args) => capture::run(&args)?,
+        Command::Diagnose(args) => diagnose::run(&args)?,
         Command::Vm(command) => return vm::run(command),
     }
     Ok(ExitCode::SUCCESS)

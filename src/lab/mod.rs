@@ -11,7 +11,7 @@ mod fixture;
 mod format;
 mod guests;
 mod host;
-mod html;
+pub(crate) mod html;
 mod interrupt;
 mod output;
 mod phase;

@@ -43,6 +43,8 @@ pub struct Record<'a> {
     pub octets: &'a [u8],
     /// Its whole length in octets.
     pub len: u32,
+    /// The interface that it was captured on, counted over all sections of the file; 0 in a pcap file.
+    pub interface: u32,
 }
 
 /// A capture file that is being read.
@@ -56,6 +58,8 @@ pub struct Reader<R> {
     /// Time of the last frame: a simple packet block has none of its own.
     last: u64,
     foreign: u64,
+    /// Interfaces of the sections before this one.
+    sections: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +91,7 @@ struct Found {
     start: usize,
     end: usize,
     len: u32,
+    interface: u32,
 }
 
 impl Order {
@@ -147,6 +152,7 @@ impl<R: Read> Reader<R> {
             buffer: Vec::new(),
             last: 0,
             foreign: 0,
+            sections: 0,
         }
     }
 
@@ -167,6 +173,7 @@ impl<R: Read> Reader<R> {
                 time_ns: found.time,
                 octets: self.buffer.get(found.start..found.end).unwrap_or(&[]),
                 len: found.len,
+                interface: self.sections.saturating_add(found.interface),
             }
         }))
     }
@@ -190,6 +197,7 @@ impl<R: Read> Reader<R> {
             start: 0,
             end: kept,
             len,
+            interface: 0,
         }))
     }
 
@@ -243,6 +251,9 @@ impl<R: Read> Reader<R> {
             return Err(PcapError::Malformed("a section header of an impossible length"));
         }
         self.skip(len - 12)?;
+        if let Format::Pcapng { interfaces } = &self.format {
+            self.sections = self.sections.saturating_add(interfaces.len() as u32);
+        }
         self.format = Format::Pcapng {
             interfaces: Vec::new(),
         };
@@ -354,6 +365,7 @@ impl<R: Read> Reader<R> {
             start: 20,
             end,
             len,
+            interface: number,
         }))
     }
 
@@ -379,6 +391,7 @@ impl<R: Read> Reader<R> {
             start: 4,
             end,
             len,
+            interface: 0,
         }))
     }
 }

@@ -4,7 +4,7 @@
 mod cdf;
 mod sequence;
 mod stages;
-mod svg;
+pub(crate) mod svg;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +17,8 @@ use self::svg::escape;
 use super::format::{ack_delay, count, micros};
 use super::report::{GuestKind, LabReport, Run};
 
-const STYLE: &str = include_str!("style.css");
+/// The style sheet of this program's pages.
+pub(crate) const STYLE: &str = include_str!("style.css");
 /// Pieces of evidence shown for each run and cause.
 const EVIDENCE: usize = 3;
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 /// Text that is safe inside an element or an attribute.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -20,7 +20,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// A drawing under construction.
-pub(super) struct Svg {
+pub(crate) struct Svg {
     body: String,
     width: f64,
     label: String,
@@ -28,7 +28,7 @@ pub(super) struct Svg {
 
 /// Where a text is anchored.
 #[derive(Clone, Copy)]
-pub(super) enum Anchor {
+pub(crate) enum Anchor {
     Start,
     Middle,
     End,
@@ -46,7 +46,7 @@ impl Anchor {
 
 impl Svg {
     /// A drawing of this width; `label` says what it shows to those who cannot see it.
-    pub(super) fn new(width: f64, label: &str) -> Self {
+    pub(crate) fn new(width: f64, label: &str) -> Self {
         Self {
             body: String::new(),
             width,
@@ -54,7 +54,7 @@ impl Svg {
         }
     }
 
-    pub(super) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
+    pub(crate) fn line(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         let _ = writeln!(
             self.body,
             r#"<line class="{class}" x1="{:.1}" y1="{:.1}" x2="{:.1}" y2="{:.1}"/>"#,
@@ -63,7 +63,7 @@ impl Svg {
     }
 
     /// A rectangle by its upper left corner and its size.
-    pub(super) fn rect(&mut self, class: &str, corner: (f64, f64), size: (f64, f64), radius: f64) {
+    pub(crate) fn rect(&mut self, class: &str, corner: (f64, f64), size: (f64, f64), radius: f64) {
         let _ = writeln!(
             self.body,
             r#"<rect class="{class}" x="{:.1}" y="{:.1}" width="{:.1}" height="{:.1}" rx="{radius}"/>"#,
@@ -74,7 +74,7 @@ impl Svg {
         );
     }
 
-    pub(super) fn circle(&mut self, class: &str, centre: (f64, f64), radius: f64) {
+    pub(crate) fn circle(&mut self, class: &str, centre: (f64, f64), radius: f64) {
         let _ = writeln!(
             self.body,
             r#"<circle class="{class}" cx="{:.1}" cy="{:.1}" r="{radius}"/>"#,
@@ -82,7 +82,7 @@ impl Svg {
         );
     }
 
-    pub(super) fn path(&mut self, class: &str, points: &[(f64, f64)]) {
+    pub(crate) fn path(&mut self, class: &str, points: &[(f64, f64)]) {
         let mut data = String::new();
         for (index, (x, y)) in points.iter().enumerate() {
             let _ = write!(data, "{}{x:.1} {y:.1}", if index == 0 { "M" } else { "L" });
@@ -91,7 +91,7 @@ impl Svg {
     }
 
     /// A line that ends in an arrow head.
-    pub(super) fn arrow(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
+    pub(crate) fn arrow(&mut self, class: &str, from: (f64, f64), to: (f64, f64)) {
         self.line(class, from, to);
         let (dx, dy) = (to.0 - from.0, to.1 - from.1);
         let length = dx.hypot(dy).max(0.001);
@@ -109,7 +109,7 @@ impl Svg {
         );
     }
 
-    pub(super) fn text(&mut self, class: &str, at: (f64, f64), anchor: Anchor, text: &str) {
+    pub(crate) fn text(&mut self, class: &str, at: (f64, f64), anchor: Anchor, text: &str) {
         let _ = writeln!(
             self.body,
             r#"<text class="{class}" x="{:.1}" y="{:.1}" text-anchor="{}">{}</text>"#,
@@ -121,7 +121,7 @@ impl Svg {
     }
 
     /// The finished element.
-    pub(super) fn finish(self, height: f64) -> String {
+    pub(crate) fn finish(self, height: f64) -> String {
         format!(
             "<svg viewBox=\"0 0 {:.0} {height:.0}\" role=\"img\" aria-label=\"{}\">\n{}</svg>\n",
             self.width,

@@ -134,6 +134,35 @@ fn pcapng_is_read_with_any_resolution_and_past_what_is_not_wanted() {
 }
 
 #[test]
+fn interfaces_are_counted_over_all_sections() {
+    let mut file = Vec::new();
+    for _ in 0..2 {
+        pcapng::section(&mut file, "test");
+        for _ in 0..2 {
+            pcapng::interface(&mut file, "x", "", 0);
+        }
+        for interface in [1, 0] {
+            let packet = Packet {
+                interface,
+                time_ns: 1,
+                bytes: &[1; 14],
+                len: 14,
+                way: Way::Inbound,
+                lost: 0,
+                comment: None,
+            };
+            pcapng::packet(&mut file, &packet);
+        }
+    }
+    let mut reader = Reader::new(&file[..]).expect("a capture");
+    let mut interfaces = Vec::new();
+    while let Some(record) = reader.next_record().expect("a good file") {
+        interfaces.push(record.interface);
+    }
+    assert_eq!(interfaces, [1, 0, 3, 2]);
+}
+
+#[test]
 fn what_is_wrong_is_told() {
     let malformed = |file: Vec<u8>, words: &str| {
         let error = read(&file).1.expect_err(words);
