@@ -217,7 +217,10 @@ fn filters_are_set_shown_and_taken_off() {
     )
     .expect("written");
     let errors = errors_of(&daemon, &["filter", "set", "e0", "inspect", "--rules", &file]);
-    assert!(errors.contains("rules.toml:3: unknown key `patern`"), "{errors}");
+    assert!(
+        errors.contains("rules.toml:3:1: unknown key `patern`"),
+        "{errors}"
+    );
     let errors = errors_of(&daemon, &["filter", "set", "e9", "inspect"]);
     assert!(errors.contains("no port named \"e9\""), "{errors}");
     let errors = errors_of(&daemon, &["filter", "set", "e0", "hold", "--deadline", "0"]);

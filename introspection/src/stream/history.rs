@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::Budget;
 
-/// An empty history keeps at most this much memory.
+/// When memory is scarce an empty history keeps at most this much of it.
 const IDLE_CAPACITY: usize = 4096;
 
 /// The last octets before the stream's next one, in a buffer whose capacity is charged to the budget.
@@ -54,7 +54,7 @@ impl History {
     pub(super) fn keep_last(&mut self, count: usize, budget: &mut Budget) {
         let excess = self.octets.len().saturating_sub(count);
         self.octets.drain(..excess);
-        if self.octets.is_empty() && self.octets.capacity() > IDLE_CAPACITY {
+        if self.octets.is_empty() && self.octets.capacity() > IDLE_CAPACITY && budget.is_scarce() {
             self.clear(budget);
         }
     }
