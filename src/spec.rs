@@ -80,6 +80,9 @@ pub struct PortSpec {
     /// `coalesce`, `serialize`: octets of a chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<i64>,
+    /// Flows that the filter keeps track of at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<i64>,
     /// What the filter may take for a burst, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_ms: Option<i64>,
@@ -120,6 +123,7 @@ impl PortSpec {
             deadline_ms: self.deadline_ms,
             ratio: self.ratio,
             chunk: self.chunk,
+            flows: self.flows,
             budget_ms: self.budget_ms,
             rule: self.rule,
         };

@@ -47,6 +47,9 @@ pub(super) struct SetArgs {
     /// coalesce: payload octets of a merged frame at most; serialize: octets that may be unacknowledged; 1 to 65535
     #[arg(long, value_name = "OCTETS", allow_negative_numbers = true)]
     chunk: Option<i64>,
+    /// Flows that it keeps track of at most, 1 to 4194304; 65536 without
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    flows: Option<i64>,
     /// What it may take for a burst, in milliseconds, 1 to 60000; who takes longer again and again is taken out of the path
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     budget: Option<i64>,
@@ -86,6 +89,7 @@ pub(super) fn run(command: Command) -> Result<()> {
                 deadline_ms: args.deadline,
                 ratio: args.ratio,
                 chunk: args.chunk,
+                flows: args.flows,
                 budget_ms: args.budget,
                 rule,
             };

@@ -13,6 +13,8 @@ use super::{Checked, refuse};
 
 /// Longest that a filter may be told to hold a frame, in milliseconds.
 const MAX_DEADLINE_MS: i64 = 60_000;
+/// Flows that a filter may be told to keep track of; about 600 octets each when rules look at them.
+const MAX_FLOWS: i64 = 4 << 20;
 /// Profiles behind each other at most.
 const MAX_STAGES: usize = 8;
 
@@ -31,6 +33,9 @@ pub struct FilterSpec {
     /// `coalesce`: payload octets of a merged frame at most. `serialize`: octets that may be unacknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk: Option<i64>,
+    /// Flows that it keeps track of at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<i64>,
     /// What it may take for a burst, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget_ms: Option<i64>,
@@ -118,6 +123,7 @@ impl FilterSpec {
             deadline: ms("deadline-ms", self.deadline_ms)?,
             ratio: number("ratio", self.ratio, 1, 64)?.map(|ratio| ratio as u16),
             chunk: number("chunk", self.chunk, 1, 65_535)?.map(|chunk| chunk as u32),
+            flows: number("flows", self.flows, 1, MAX_FLOWS)?.map(|flows| flows as usize),
             budget: ms("budget-ms", self.budget_ms)?,
             rules: self.rule,
         };

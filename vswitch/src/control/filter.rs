@@ -22,6 +22,8 @@ pub struct FilterConfig {
     pub ratio: Option<u16>,
     /// See [`introspection::FilterOptions::chunk`].
     pub chunk: Option<u32>,
+    /// Flows that it keeps track of at most; `None` for 65,536.
+    pub flows: Option<usize>,
     /// What it may take for a burst; a filter that takes more again and again is taken out of the path.
     pub budget: Option<Duration>,
     /// Rules for the profiles that look at payload.
@@ -37,6 +39,7 @@ impl Default for FilterConfig {
             deadline: None,
             ratio: None,
             chunk: None,
+            flows: None,
             budget: None,
             rules: Vec::new(),
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use introspection::{Filter, FilterOptions, RuleSet, compose};
+use introspection::{Caps, Filter, FilterOptions, RuleSet, compose};
 
 use super::Shared;
 use crate::control::{ControlError, FilterConfig};
@@ -34,7 +34,12 @@ pub(crate) fn make(
         .into_iter()
         .map(|stage| (stage.profile, stage.direction))
         .collect();
+    let caps = Caps::default();
     let options = FilterOptions {
+        caps: Caps {
+            flows: config.flows.unwrap_or(caps.flows),
+            ..caps
+        },
         deadline: config.deadline,
         ratio: config.ratio,
         chunk: config.chunk,
