@@ -131,6 +131,29 @@ fn patterns(criterion: &mut Criterion) {
             });
         }
     }
+    for (name, expression) in [
+        ("16 expressions with a beginning", "token[0-9]+=[a-f]{4}"),
+        ("16 expressions without", "[0-9]+=[a-f]{4}token"),
+    ] {
+        let rule = |number: usize| Rule {
+            name: format!("rule {number}"),
+            regex: Some(format!("{expression}{number}")),
+            protocol: RuleProtocol::Tcp,
+            ..Rule::default()
+        };
+        let rules: Vec<Rule> = (0..16).map(rule).collect();
+        let options = FilterOptions {
+            rules: Some(Arc::new(RuleSet::compile(&rules).expect("good rules"))),
+            ..FilterOptions::default()
+        };
+        let mut filter = build(Profile::Inspect, options).expect("not off");
+        let len = 60_000;
+        let mut traffic = Traffic::with(payload("html", len));
+        group.throughput(Throughput::Bytes((FRAMES * 3 / 4 * len) as u64));
+        group.bench_function(BenchmarkId::new(format!("{name}, html"), len), |bencher| {
+            bencher.iter(|| traffic.round(filter.as_mut()));
+        });
+    }
     group.finish();
 }
 

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use introspection::RuleFile;
-use introspection::rules::suricata::{self, Import, Variables};
+use introspection::rules::suricata::{self, Refused, Variables};
 
-use super::say;
-use crate::config::{load_rules, read};
+use super::{say, to_json};
+use crate::config::{load_rules, parse_rules, read};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -33,6 +33,9 @@ pub(super) struct ImportArgs {
     /// What a variable stands for, without its $; HOME_NET and EXTERNAL_NET are any address otherwise
     #[arg(long = "var", value_name = "NAME=VALUE")]
     variables: Vec<String>,
+    /// Print as JSON what was taken and what was not
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -40,14 +43,21 @@ pub(super) struct CheckArgs {
     /// The rules file
     #[arg(value_name = "FILE.toml")]
     file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(command: Command) -> Result<()> {
     match command {
         Command::Import(args) => import(&args),
         Command::Check(args) => {
-            let rules = load_rules(&args.file)?.rule.len();
-            say(&format!("{}: {rules} rules, all right", args.file.display()))
+            let rules = load_rules(&args.file)?;
+            if args.json {
+                return say(&to_json(&rules)?);
+            }
+            let count = rules.rule.len();
+            say(&format!("{}: {count} rules, all right", args.file.display()))
         }
     }
 }
@@ -60,33 +70,39 @@ fn import(args: &ImportArgs) -> Result<()> {
         };
         variables.set(name.trim_start_matches('$'), value);
     }
-    let Import { rules, refused } = suricata::import(&read(&args.file)?, &variables);
-    for refusal in &refused {
+    let imported = suricata::import(&read(&args.file)?, &variables);
+    let (taken, left) = (imported.rules.len(), imported.refused.len());
+    if !args.json {
+        tell(&args.file, &imported.refused);
+        eprintln!("{taken} rules taken, {left} not");
+    }
+    let json = args.json.then(|| to_json(&imported)).transpose()?;
+    let file = RuleFile { rule: imported.rules };
+    let text = toml::to_string(&file).context("writing TOML")?;
+    // The rules may be right one by one and still too many together.
+    let output = args.output.as_deref();
+    parse_rules(&text, output.unwrap_or(Path::new("rules.toml")))?;
+    if taken == 0 && left > 0 && !args.json {
+        bail!("{}: no rule could be taken", args.file.display());
+    }
+    if let Some(path) = output {
+        std::fs::write(path, &text).with_context(|| format!("{}: cannot be written", path.display()))?;
+    }
+    match json {
+        Some(json) => say(&json),
+        None if output.is_none() => say(&text),
+        None => Ok(()),
+    }
+}
+
+/// Says of each rule that was not taken why, one a line.
+fn tell(file: &Path, refused: &[Refused]) {
+    for refusal in refused {
         let sid = refusal
             .sid
             .as_ref()
             .map_or_else(String::new, |sid| format!("sid {sid}: "));
         let reason = refusal.reason.replace('\n', " ");
-        eprintln!(
-            "{}:{}: {sid}not taken: {reason}",
-            args.file.display(),
-            refusal.line
-        );
-    }
-    let (taken, left) = (rules.len(), refused.len());
-    let file = RuleFile { rule: rules };
-    let text = toml::to_string(&file).context("writing TOML")?;
-    // The rules may be right one by one and still too many together.
-    let output = args.output.as_deref();
-    crate::config::parse_rules(&text, output.unwrap_or(Path::new("rules.toml")))?;
-    eprintln!("{taken} rules taken, {left} not");
-    if taken == 0 && left > 0 {
-        bail!("{}: no rule could be taken", args.file.display());
-    }
-    match output {
-        Some(path) => {
-            std::fs::write(path, text).with_context(|| format!("{}: cannot be written", path.display()))
-        }
-        None => say(&text),
+        eprintln!("{}:{}: {sid}not taken: {reason}", file.display(), refusal.line);
     }
 }

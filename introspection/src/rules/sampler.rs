@@ -14,8 +14,6 @@ const USED: usize = 16 + GROUP - 1;
 const WORDS: usize = 8192;
 /// Groups of a set at most: then a quarter of the bits is set.
 const MAX_GROUPS: usize = WORDS * 32 / 4;
-/// Groups looked at together.
-const TOGETHER: usize = 4;
 const LOWER: u32 = 0x2020_2020;
 
 /// The groups that a match may begin with.
@@ -72,23 +70,18 @@ impl Sampler {
     pub(super) fn next(&self, octets: &[u8], from: usize) -> Candidate {
         let stride = self.stride;
         let mut at = from;
-        let found = |at: usize| Candidate {
-            from: (at + 1).saturating_sub(stride).max(from),
-            seen: at,
-        };
-        while let Some(some) = octets.get(at..at + (TOGETHER - 1) * stride + GROUP) {
-            let groups: [u32; TOGETHER] = core::array::from_fn(|index| fold(&some[index * stride..]));
-            let any = groups.iter().fold(0, |any, group| any | self.hint(*group));
-            if any & 1 != 0
-                && let Some(index) = groups.iter().position(|group| self.has(*group))
-            {
-                return found(at + index * stride);
-            }
-            at += TOGETHER * stride;
-        }
-        while let Some(group) = octets.get(at..at + GROUP) {
-            if self.has(fold(group)) {
-                return found(at);
+        while let Some(rest) = octets.get(at..) {
+            let mut groups = rest.windows(GROUP).step_by(stride);
+            let Some(skipped) = groups.position(|group| self.hint(fold(group)) & 1 != 0) else {
+                at += rest.len().saturating_sub(GROUP - 1).div_ceil(stride) * stride;
+                break;
+            };
+            at += skipped * stride;
+            if octets.get(at..).is_some_and(|group| self.has(fold(group))) {
+                return Candidate {
+                    from: (at + 1).saturating_sub(stride).max(from),
+                    seen: at,
+                };
             }
             at += stride;
         }

@@ -151,7 +151,7 @@ fn urgent_and_odd_flags_change_nothing() {
         ACK | 0x20,
         ACK | TcpFlags::PSH,
         0,
-        0xff & !(TcpFlags::SYN | TcpFlags::RST),
+        !(TcpFlags::SYN | TcpFlags::RST),
     ] {
         let mut scene = dropping();
         scene.show(&Segment::at(0, b"att").flags(flags));

@@ -10,6 +10,8 @@ mod tests;
 
 use std::collections::HashMap;
 
+use serde::Serialize;
+
 use super::{MAX_NAME, Rule, RuleAction, RulePart, RuleProtocol, RuleSet, Towards};
 use header::Header;
 use options::Parts;
@@ -18,7 +20,7 @@ use options::Parts;
 const MAX_LINE: usize = 64 << 10;
 
 /// What came of a text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Import {
     /// Rules that were taken.
     pub rules: Vec<Rule>,
@@ -27,7 +29,7 @@ pub struct Import {
 }
 
 /// A rule that was not taken.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Refused {
     /// The line that it begins in, counted from 1.
     pub line: usize,
