@@ -7,7 +7,7 @@ use std::path::Path;
 use enlight::config::{Config, parse_rules};
 use enlight::control::{Body, read_head};
 use enlight::daemon::api::{self, CaptureRequest};
-use enlight::pcapng::Block;
+use vswitch::pcapng::Block;
 use libfuzzer_sys::fuzz_target;
 use vswitch::control::{PortConfig, VlanMode, is_port_name};
 
