@@ -390,10 +390,10 @@ fn fill(vm: &mut Shell) -> String {
             "dd if=/dev/urandom of=/dev/{disk} bs=64k count=64 seek=100 conv=fsync"
         ));
     }
-    vm.run("sha256sum /mnt/data && dd if=/dev/vdb bs=1M | sha256sum && dd if=/dev/vdc bs=1M | sha256sum")
+    vm.run("sha256sum /mnt/data && dd if=/dev/vdb bs=1M 2>/dev/null | sha256sum && dd if=/dev/vdc bs=1M 2>/dev/null | sha256sum")
 }
 
 fn read_back(vm: &mut Shell) -> String {
     vm.run("mkdir /mnt && mount -t ext4 /dev/vda /mnt");
-    vm.run("sha256sum /mnt/data && dd if=/dev/vdb bs=1M | sha256sum && dd if=/dev/vdc bs=1M | sha256sum")
+    vm.run("sha256sum /mnt/data && dd if=/dev/vdb bs=1M 2>/dev/null | sha256sum && dd if=/dev/vdc bs=1M 2>/dev/null | sha256sum")
 }

@@ -214,8 +214,15 @@ fn guests_come_back_after_either_side_restarts() {
     iperf(&mut again, &mut a, "192.0.2.1", "-n 3M");
 }
 
-/// QEMU with the micro-guest as its kernel.
-fn micro_guest(kernel: &Path, host: u8, socket: &Path, cmdline: &str, log: &Path) -> Machine {
+/// QEMU with the micro-guest as its kernel; `firmware` are words that choose another one than SeaBIOS.
+fn micro_guest(
+    kernel: &Path,
+    host: u8,
+    socket: &Path,
+    cmdline: &str,
+    log: &Path,
+    firmware: &[&str],
+) -> Machine {
     let device = format!("virtio-net-pci,netdev=n,vectors=0,mac=52:54:00:00:03:{host:02x}");
     let chardev = format!("socket,id=c,path={}", socket.display());
     let mut command = Command::new("qemu-system-x86_64");
@@ -224,6 +231,7 @@ fn micro_guest(kernel: &Path, host: u8, socket: &Path, cmdline: &str, log: &Path
         .args(["-chardev", &chardev, "-netdev", "vhost-user,id=n,chardev=c"])
         .args(["-device", &device, "-append", cmdline, "-kernel"])
         .arg(kernel)
+        .args(firmware)
         .stdin(Stdio::null())
         .stdout(std::fs::File::create(log).expect("the log opens"))
         .spawn();
@@ -251,10 +259,11 @@ fn qemu_boots_the_micro_guest_through_its_pvh_note() {
         &v1,
         "role=server ip=192.0.2.2/24 workload=wwr",
         &server,
+        &[],
     );
     wait_for(&server, " listening ");
     let role = "role=client ip=192.0.2.1/24 peer=192.0.2.2 workload=wwr phase-ms=1000";
-    let _client = micro_guest(&kernel, 1, &v0, role, &client);
+    let _client = micro_guest(&kernel, 1, &v0, role, &client, &[]);
     let end = wait_for(&client, " end ");
     let transactions = end
         .split_whitespace()
@@ -262,4 +271,41 @@ fn qemu_boots_the_micro_guest_through_its_pvh_note() {
     let transactions: u64 = transactions.and_then(|text| text.parse().ok()).expect("a count");
     assert!(transactions > 10, "{end}");
     wait_for(&client, " done");
+}
+
+/// qboot leaves PCI devices without addresses, and large segments pass whole from one micro-guest to the other.
+#[test]
+fn micro_guests_without_firmware_stream_large_segments() {
+    let test = "micro_guests_without_firmware_stream_large_segments";
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let qboot = "/usr/share/qemu/qboot.rom";
+    if !Path::new(qboot).exists() {
+        return skip(
+            test,
+            &format!("{qboot} is missing: run `cargo xtask setup` as root"),
+        );
+    }
+    let daemon = Daemon::start();
+    let (v0, v1) = (daemon.vhost_port("v0"), daemon.vhost_port("v1"));
+    let kernel = daemon.path("micro-guest");
+    std::fs::write(&kernel, vmm::MICROGUEST).expect("the image is written");
+    let (server, client) = (daemon.path("server.log"), daemon.path("client.log"));
+    let firmware = ["-bios", qboot];
+    let role = "role=server ip=192.0.2.2/24 workload=stream lso=1";
+    let _server = micro_guest(&kernel, 2, &v1, role, &server, &firmware);
+    wait_for(&server, " listening ");
+    let role = "role=client ip=192.0.2.1/24 peer=192.0.2.2 workload=stream phase-ms=1000 lso=1";
+    let _client = micro_guest(&kernel, 1, &v0, role, &client, &firmware);
+    wait_for(&client, " done");
+    assert_eq!(
+        wait_for(&client, " hash phase=0 "),
+        wait_for(&server, " hash phase=0 ")
+    );
+    let stats = daemon.port_stats("v0");
+    let count = |name: &str| stats[name].as_u64().expect("a counter");
+    assert!(count("tx_octets") > 1 << 20, "{stats}");
+    assert!(count("tx_octets") / count("tx_frames") > 8000, "{stats}");
+    assert_eq!((count("segmented"), count("checksummed")), (0, 0), "{stats}");
+    no_drops(&daemon, "v0");
+    no_drops(&daemon, "v1");
 }

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::imix;
+use crate::report::Slice;
 use crate::rows::{Frames, Row};
 
 /// The processor that the generator has for itself, beside testpmd's idle main thread.
@@ -19,15 +20,6 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// The time that a switch has to learn addresses and to warm up.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// What was measured in a slice.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Slice {
-    /// Frames that came out of the switch, both directions added, in millions a second.
-    pub(crate) mpps: f64,
-    /// What testpmd could do by the cycles that each of its frames took: near it, it is the limit and not the switch.
-    pub(crate) ceiling: f64,
-}
-
 /// A running testpmd.
 struct Testpmd {
     child: Child,
@@ -35,7 +27,8 @@ struct Testpmd {
     lines: Receiver<String>,
 }
 
-/// Loads both sockets for some seconds.
+/// Loads both sockets for some seconds; frames that came out of the switch, both directions added, in millions a second. The
+/// ceiling is what testpmd could do by the cycles that each of its frames took.
 pub(crate) fn run(sockets: [&Path; 2], row: &Row, seconds: u64) -> Result<Slice, String> {
     let files = match row.frames {
         Frames::Imix => Some(imix::Files::write().map_err(|error| format!("the mix: {error}"))?),
@@ -69,7 +62,10 @@ pub(crate) fn run(sockets: [&Path; 2], row: &Row, seconds: u64) -> Result<Slice,
     if mpps < 0.001 {
         return Err("no frames came back".to_owned());
     }
-    Ok(Slice { mpps, ceiling })
+    Ok(Slice {
+        value: mpps,
+        ceiling: Some(ceiling),
+    })
 }
 
 /// testpmd's frames are made of buffers of 2 KiB.

@@ -6,9 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use crate::chart;
-use crate::generator::Slice;
-use crate::rows::Row;
-use crate::switches::Peer;
+use crate::goal::Goal;
 
 /// A slice in which the generator was this much slower than in its best one is left out, with its pair: the machine was
 /// in one of its slow phases, in which all switches look alike.
@@ -20,12 +18,37 @@ pub(crate) struct Report {
     seconds: u64,
 }
 
-/// One row against one peer.
-pub(crate) struct RowResult {
+/// What is compared.
+#[derive(Clone, Debug)]
+pub(crate) struct Figure {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
-    pub(crate) peer: Peer,
-    pub(crate) goal: (f64, f64),
+    /// What it is measured in.
+    pub(crate) unit: &'static str,
+    pub(crate) goal: Goal,
+}
+
+/// A figure of one slice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slice {
+    /// In the figure's unit.
+    pub(crate) value: f64,
+    /// What the generator could have done at most, in the same unit, where one is in the way: near it, the generator is the
+    /// limit and not the switch.
+    pub(crate) ceiling: Option<f64>,
+}
+
+impl Slice {
+    /// A figure that no generator is in the way of.
+    pub(crate) const fn of(value: f64) -> Self {
+        Self { value, ceiling: None }
+    }
+}
+
+/// One figure against one peer.
+pub(crate) struct RowResult {
+    pub(crate) figure: Figure,
+    pub(crate) peer: String,
     pub(crate) pairs: Vec<(Slice, Slice)>,
 }
 
@@ -40,12 +63,10 @@ pub(crate) struct Ratios {
 }
 
 impl RowResult {
-    pub(crate) fn new(row: &Row, peer: Peer) -> Self {
+    pub(crate) const fn new(figure: Figure, peer: String) -> Self {
         Self {
-            name: row.name,
-            what: row.what,
-            peer: if row.patterns.is_some() { Peer::Plain } else { peer },
-            goal: row.goal,
+            figure,
+            peer,
             pairs: Vec::new(),
         }
     }
@@ -53,22 +74,26 @@ impl RowResult {
     /// `None` if no pair counts.
     pub(crate) fn ratios(&self) -> Option<Ratios> {
         let ceilings = self.pairs.iter().flat_map(|(a, b)| [a.ceiling, b.ceiling]);
-        let best = ceilings.fold(0.0, f64::max);
-        let good = |slice: &Slice| slice.ceiling >= CEILING_SHARE * best;
+        let best = ceilings.flatten().fold(0.0, f64::max);
+        let good = |slice: &Slice| {
+            slice
+                .ceiling
+                .is_none_or(|ceiling| ceiling >= CEILING_SHARE * best)
+        };
         let counted: Vec<_> = self.pairs.iter().filter(|(a, b)| good(a) && good(b)).collect();
-        let ratios = sorted(counted.iter().map(|(ours, theirs)| ours.mpps / theirs.mpps));
+        let ratios = sorted(counted.iter().map(|(ours, theirs)| ours.value / theirs.value));
         Some(Ratios {
             median: median(&ratios)?,
             least: *ratios.first()?,
             most: *ratios.last()?,
-            ours: median(&sorted(counted.iter().map(|pair| pair.0.mpps)))?,
-            theirs: median(&sorted(counted.iter().map(|pair| pair.1.mpps)))?,
+            ours: median(&sorted(counted.iter().map(|pair| pair.0.value)))?,
+            theirs: median(&sorted(counted.iter().map(|pair| pair.1.value)))?,
             counted: counted.len(),
         })
     }
 
     fn json(&self) -> Value {
-        let slice = |slice: &Slice| json!({"mpps": slice.mpps, "ceiling_mpps": slice.ceiling});
+        let slice = |slice: &Slice| json!({"value": slice.value, "ceiling": slice.ceiling});
         let pairs: Vec<Value> = self
             .pairs
             .iter()
@@ -77,42 +102,40 @@ impl RowResult {
         let ratio = self.ratios().map(|ratios| {
             json!({
                 "median": ratios.median, "least": ratios.least, "most": ratios.most, "pairs": ratios.counted,
-                "enlight_mpps": ratios.ours, "peer_mpps": ratios.theirs,
+                "enlight": ratios.ours, "peer": ratios.theirs,
             })
         });
+        let Figure {
+            name,
+            what,
+            unit,
+            goal,
+        } = &self.figure;
         json!({
-            "row": self.name, "load": self.what, "peer": self.peer.to_string(), "at_least": self.goal.0, "aim": self.goal.1,
-            "ratio": ratio, "pairs": pairs,
+            "row": name, "load": what, "peer": self.peer, "unit": unit, "better": goal.better(), "required": goal.required,
+            "aim": goal.aim, "ratio": ratio, "pairs": pairs,
         })
     }
 }
 
 impl fmt::Display for RowResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Figure { name, goal, .. } = &self.figure;
+        write!(f, "{name} against {}: ", self.peer)?;
         let Some(ratios) = self.ratios() else {
-            return write!(
-                f,
-                "{} against {}: nothing could be measured",
-                self.name, self.peer
-            );
+            return f.write_str("nothing could be measured");
         };
-        let verdict = match ratios.median {
-            ratio if ratio >= self.goal.1 => "aim reached",
-            ratio if ratio >= self.goal.0 => "goal reached",
-            _ => "goal missed",
-        };
+        let Ratios {
+            median,
+            least,
+            most,
+            counted,
+            ..
+        } = ratios;
+        let (pairs, verdict) = (self.pairs.len(), goal.verdict(median));
         write!(
             f,
-            "{} against {}: {:.2} ({:.2} to {:.2}, {} of {} pairs), at least {}, aim {}: {verdict}",
-            self.name,
-            self.peer,
-            ratios.median,
-            ratios.least,
-            ratios.most,
-            ratios.counted,
-            self.pairs.len(),
-            self.goal.0,
-            self.goal.1
+            "{median:.2} ({least:.2} to {most:.2}, {counted} of {pairs} pairs), {goal}: {verdict}"
         )
     }
 }
@@ -128,13 +151,13 @@ impl Report {
     /// The table for docs/measuring.md.
     pub(crate) fn table(&self) -> String {
         let mut text = String::from(
-            "\n| load | peer | ours, Mpps | peer's, Mpps | ratio | smallest | largest | pairs | at least | aim |\n|---|---|---|---|---|---|---|---|---|---|\n",
+            "\n| load | peer | ours | peer's | | ratio | smallest | largest | pairs | wanted |\n|---|---|---|---|---|---|---|---|---|---|\n",
         );
         for row in &self.rows {
             let Some(ratios) = row.ratios() else { continue };
+            let Figure { what, unit, goal, .. } = &row.figure;
             text.push_str(&format!(
-                "| {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} | {} |\n",
-                row.what,
+                "| {what} | {} | {:.2} | {:.2} | {unit} | {:.2} | {:.2} | {:.2} | {} | {goal} |\n",
                 row.peer,
                 ratios.ours,
                 ratios.theirs,
@@ -142,8 +165,6 @@ impl Report {
                 ratios.least,
                 ratios.most,
                 ratios.counted,
-                row.goal.0,
-                row.goal.1
             ));
         }
         text

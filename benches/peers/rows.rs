@@ -1,4 +1,7 @@
-//! The loads, and what they are to show.
+//! The loads of frames, and what they are to show.
+
+use crate::goal::Goal;
+use crate::switches::Peer;
 
 /// One load.
 #[derive(Clone, Debug)]
@@ -12,8 +15,7 @@ pub(crate) struct Row {
     pub(crate) mtu: u16,
     /// Our filter on both ports, with how many patterns; then the peer is our own switch without one.
     pub(crate) patterns: Option<usize>,
-    /// The least ratio that is acceptable, and the one that is aimed at.
-    pub(crate) goal: (f64, f64),
+    pub(crate) goal: Goal,
 }
 
 /// Which frames go round.
@@ -30,7 +32,7 @@ const fn row(
     what: &'static str,
     octets: u16,
     device: &'static str,
-    goal: (f64, f64),
+    (required, aim): (f64, f64),
 ) -> Row {
     Row {
         name,
@@ -39,7 +41,7 @@ const fn row(
         device,
         mtu: 1500,
         patterns: None,
-        goal,
+        goal: Goal::at_least(required, aim),
     }
 }
 
@@ -85,10 +87,13 @@ pub(crate) fn all() -> Vec<Row> {
     ]
 }
 
-/// The row of a name.
-pub(crate) fn named(name: &str) -> Result<Row, String> {
-    all().into_iter().find(|row| row.name == name).ok_or_else(|| {
-        let names: Vec<&str> = all().iter().map(|row| row.name).collect();
-        format!("there is no row {name}; there are: {}", names.join(", "))
-    })
+impl Row {
+    /// Those of the peers asked for that this row is about.
+    pub(crate) fn peers(&self, asked: &[Peer]) -> Vec<Peer> {
+        if self.patterns.is_some() {
+            return vec![Peer::Plain];
+        }
+        let switches = [Peer::Ovs, Peer::Wire];
+        switches.into_iter().filter(|peer| asked.contains(peer)).collect()
+    }
 }

@@ -10,7 +10,7 @@ use crate::support::daemon::Daemon;
 use crate::support::program;
 
 /// The processor that a switch has for itself.
-const CPU: u32 = 1;
+pub(crate) const CPU: u32 = 1;
 /// Debian's name for Open vSwitch with DPDK.
 const OVS: &str = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -26,6 +26,8 @@ pub(crate) enum Peer {
     Ovs,
     /// DPDK's vhost library moving frames from port to port without a lookup: what a switch built on it cannot exceed.
     Wire,
+    /// The kernel's bridge between taps, for virtual machines.
+    Bridge,
 }
 
 /// A switch that runs. Dropping it ends it.
@@ -53,30 +55,42 @@ impl fmt::Display for Peer {
             Self::Plain => "off",
             Self::Ovs => "ovs-dpdk",
             Self::Wire => "vhost-wire",
+            Self::Bridge => "bridge",
         })
     }
 }
 
-/// Why nothing can be measured here, if so.
+/// Why frames cannot be measured here, if so.
 pub(crate) fn missing(peers: &[Peer]) -> Option<String> {
     if program("dpdk-testpmd").is_none() {
         return Some("dpdk-testpmd is not installed; run: cargo xtask bench-peers (as root), or apt-get install dpdk-dev".to_owned());
     }
-    if peers.contains(&Peer::Ovs) && !Path::new(OVS).exists() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return Some("this needs two processors: one for the load, one for the switch".to_owned());
+    }
+    peers
+        .contains(&Peer::Ovs)
+        .then(missing_ovs)
+        .flatten()
+        .or_else(missing_pages)
+}
+
+/// Why Open vSwitch cannot run here, if so.
+pub(crate) fn missing_ovs() -> Option<String> {
+    if !Path::new(OVS).exists() {
         return Some(format!(
             "{OVS} is not installed; run: cargo xtask bench-peers (as root), or apt-get install openvswitch-switch-dpdk"
         ));
     }
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return Some("this needs two processors: one for the load, one for the switch".to_owned());
-    }
+    missing_pages()
+}
+
+fn missing_pages() -> Option<String> {
     let pages = std::fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
-    if pages.trim().parse::<u32>().unwrap_or(0) < 600 {
-        return Some(
-            "DPDK needs 600 huge pages; run (as root): echo 1024 >/proc/sys/vm/nr_hugepages".to_owned(),
-        );
-    }
-    None
+    (pages.trim().parse::<u32>().unwrap_or(0) < 600).then(|| {
+        "DPDK needs 600 huge pages; run (as root): cargo xtask bench-peers, or echo 1024 >/proc/sys/vm/nr_hugepages"
+            .to_owned()
+    })
 }
 
 impl Peer {
@@ -84,17 +98,19 @@ impl Peer {
         match name {
             "ovs" | "ovs-dpdk" => Ok(Self::Ovs),
             "wire" | "vhost-wire" => Ok(Self::Wire),
-            _ => Err(format!("there is no peer {name}; there are: ovs, wire")),
+            "bridge" => Ok(Self::Bridge),
+            _ => Err(format!("there is no peer {name}; there are: ovs, wire, bridge")),
         }
     }
 
-    /// Starts a switch with two ports.
+    /// Starts a switch with two vhost-user ports.
     pub(crate) fn start(self, row: &Row) -> Result<Running, String> {
         match self {
             Self::Enlight => Ok(enlight(row, row.patterns)),
             Self::Plain => Ok(enlight(row, None)),
-            Self::Ovs => ovs(row),
+            Self::Ovs => ovs(row.mtu),
             Self::Wire => wire(),
+            Self::Bridge => Err("a bridge has no vhost-user ports".to_owned()),
         }
     }
 }
@@ -145,7 +161,7 @@ fn rules(directory: &Path, count: usize) -> PathBuf {
 }
 
 /// Open vSwitch with its database, as in its documentation of DPDK.
-fn ovs(row: &Row) -> Result<Running, String> {
+pub(crate) fn ovs(mtu: u16) -> Result<Running, String> {
     let directory = directory();
     let dir = directory.path();
     let socket = format!("unix:{}/db.sock", dir.display());
@@ -170,8 +186,7 @@ fn ovs(row: &Row) -> Result<Running, String> {
     vsctl("add-br br0 -- set bridge br0 datapath_type=netdev")?;
     for port in ["v0", "v1"] {
         vsctl(&format!(
-            "add-port br0 {port} -- set Interface {port} type=dpdkvhostuser mtu_request={}",
-            row.mtu
+            "add-port br0 {port} -- set Interface {port} type=dpdkvhostuser mtu_request={mtu}"
         ))?;
     }
     let sockets = sockets_named(dir, "");

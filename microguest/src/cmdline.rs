@@ -77,6 +77,8 @@ pub struct Parameters {
     pub tsc_khz: Option<u32>,
     /// `poll`: spin instead of halting.
     pub poll: bool,
+    /// `lso`: send and receive TCP segments larger than the MTU at once, if the device can cut and merge them.
+    pub lso: bool,
 }
 
 /// Most octets of a request, a response or a record's last segment.
@@ -126,6 +128,7 @@ impl Parameters {
             gap_us: 0,
             tsc_khz: None,
             poll: false,
+            lso: false,
         }
     }
 
@@ -148,6 +151,7 @@ impl Parameters {
             "gap-us" => self.gap_us = number("gap-us", value)?,
             "tsc_khz" => self.tsc_khz = Some(in_range("tsc_khz", value, 1, u32::MAX)?),
             "poll" => self.poll = flag("poll", value)?,
+            "lso" => self.lso = flag("lso", value)?,
             _ => {}
         }
         Ok(match key {
@@ -211,7 +215,8 @@ impl fmt::Display for Parameters {
         write!(f, "nagle={} warmup={} ", u8::from(self.nagle), self.warmup)?;
         write!(f, "phases={} phase-ms={} ", self.phases, self.phase_ms)?;
         write!(f, "min-transactions={} go={} ", self.min_transactions, self.go)?;
-        write!(f, "gap-us={} poll={}", self.gap_us, u8::from(self.poll))?;
+        write!(f, "gap-us={} poll={} ", self.gap_us, u8::from(self.poll))?;
+        write!(f, "lso={}", u8::from(self.lso))?;
         self.tsc_khz.map_or(Ok(()), |khz| write!(f, " tsc_khz={khz}"))
     }
 }
@@ -287,7 +292,7 @@ mod tests {
     fn full_line() {
         let line = "console=ttyS0 quiet role=client ip=192.0.2.1/25 peer=192.0.2.2 port=80 workload=wwr size=100 \
                     ack-delay=200 nagle=1 warmup=3 phases=4 phase-ms=1000 min-transactions=9 go=serial gap-us=7 \
-                    tsc_khz=2400000 poll=1 segments=2";
+                    tsc_khz=2400000 poll=1 lso=1 segments=2";
         let parsed: Parameters = line.parse().expect("valid");
         let expected = Parameters {
             prefix: 25,
@@ -305,6 +310,7 @@ mod tests {
             gap_us: 7,
             tsc_khz: Some(2_400_000),
             poll: true,
+            lso: true,
             ..Parameters::new(
                 Role::Client,
                 Ipv4Addr::new(192, 0, 2, 1),

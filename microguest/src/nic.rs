@@ -5,8 +5,9 @@
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
+use core::num::{NonZeroU16, NonZeroUsize};
 
-use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
@@ -31,12 +32,20 @@ pub const F_GUEST_CSUM: u64 = 1 << 1;
 pub const F_MTU: u64 = 1 << 3;
 /// The device tells its hardware address.
 pub const F_MAC: u64 = 1 << 5;
+/// Received TCP segments over IPv4 may be larger than the MTU.
+pub const F_GUEST_TSO4: u64 = 1 << 7;
+/// The device cuts TCP segments over IPv4 that are larger than the MTU.
+pub const F_HOST_TSO4: u64 = 1 << 11;
 /// Received frames may fill several buffers.
 pub const F_MRG_RXBUF: u64 = 1 << 15;
 /// The modern interface.
 pub const F_VERSION_1: u64 = 1 << 32;
 /// All features that the driver accepts.
 pub const FEATURES: u64 = F_CSUM | F_GUEST_CSUM | F_MTU | F_MAC | F_MRG_RXBUF | F_VERSION_1;
+/// What it accepts besides to send and receive segments that are larger than the MTU.
+pub const LARGE_FEATURES: u64 = F_GUEST_TSO4 | F_HOST_TSO4;
+/// What large segments need in all: large ones arrive in several buffers and with partial checksums.
+const LARGE: u64 = LARGE_FEATURES | F_CSUM | F_GUEST_CSUM | F_MRG_RXBUF;
 
 /// Octets of `struct virtio_net_hdr_v1`.
 const HEADER: usize = 12;
@@ -44,6 +53,9 @@ const HEADER: usize = 12;
 const NEEDS_CSUM: u8 = 1;
 /// `VIRTIO_NET_HDR_F_DATA_VALID`.
 const DATA_VALID: u8 = 2;
+/// `VIRTIO_NET_HDR_GSO_NONE`, `VIRTIO_NET_HDR_GSO_TCPV4`.
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
 /// Octets of an Ethernet header.
 const ETHERNET: usize = 14;
 /// Octets of an ARP packet for Ethernet and IPv4.
@@ -54,6 +66,10 @@ const DEFAULT_MTU: u16 = 1500;
 const MAX_MTU: u16 = 9216;
 /// Smallest MTU that IPv4 allows (RFC 791).
 const MIN_MTU: u16 = 68;
+/// Octets of the largest frame that a device is to cut. A bridge of Linux' passes no larger one whole (`GSO_LEGACY_MAX_SIZE`).
+const LARGE_FRAME: usize = 65535;
+/// Most transmit buffers of that size.
+const LARGE_QUEUE_SIZE: u16 = 32;
 /// Octets of a receive buffer, if frames may fill several.
 const MERGEABLE_BUFFER: usize = 2048;
 /// Frames longer than this are not put together.
@@ -96,6 +112,14 @@ impl<D: Doorbell> Nic<D> {
         let whole = (HEADER + ETHERNET + mtu).next_multiple_of(64);
         let mergeable = config.features & F_MRG_RXBUF != 0;
         let stride = if mergeable { MERGEABLE_BUFFER } else { whole };
+        let large = config.features & LARGE == LARGE;
+        let transmit = match config.queue_sizes.1 {
+            size if large => Ring::new(
+                size.min(LARGE_QUEUE_SIZE),
+                (HEADER + LARGE_FRAME).next_multiple_of(64),
+            ),
+            size => Ring::new(size, whole),
+        };
         Self {
             receiver: Receiver {
                 ring: Ring::new(config.queue_sizes.0, stride),
@@ -105,9 +129,10 @@ impl<D: Doorbell> Nic<D> {
                 invalid: 0,
             },
             transmitter: Transmitter {
-                free: (0..config.queue_sizes.1).collect(),
-                ring: Ring::new(config.queue_sizes.1, whole),
+                free: (0..transmit.queue.size()).collect(),
+                ring: transmit,
                 offload: config.features & F_CSUM != 0,
+                large,
             },
             doorbell,
             config,
@@ -213,20 +238,23 @@ impl<D: Doorbell> Device for Nic<D> {
             receiver: &mut self.receiver,
             place,
         };
-        Some((received, Transmission(&mut self.transmitter)))
+        Some((received, Transmission::new(&mut self.transmitter)))
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Transmission<'_>> {
         if self.transmitter.free.is_empty() {
             self.transmitter.reap();
         }
-        (!self.transmitter.free.is_empty()).then_some(Transmission(&mut self.transmitter))
+        (!self.transmitter.free.is_empty()).then(|| Transmission::new(&mut self.transmitter))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.mtu + ETHERNET;
+        if self.transmitter.large {
+            capabilities.segmentation.tcpv4 = NonZeroUsize::new(LARGE_FRAME);
+        }
         let transport = match (self.transmitter.offload, self.receiver.verify) {
             (false, false) => Checksum::Both,
             (false, true) => Checksum::Tx,
@@ -384,6 +412,8 @@ struct Transmitter {
     free: Vec<u16>,
     /// The device completes checksums.
     offload: bool,
+    /// The device cuts large TCP segments.
+    large: bool,
 }
 
 impl Transmitter {
@@ -399,11 +429,24 @@ impl Transmitter {
 
 /// Room for a frame to transmit.
 #[derive(Debug)]
-pub struct Transmission<'a>(&'a mut Transmitter);
+pub struct Transmission<'a> {
+    transmitter: &'a mut Transmitter,
+    /// Octets of payload that the device is to cut a TCP segment to.
+    cut_to: Option<NonZeroU16>,
+}
+
+impl<'a> Transmission<'a> {
+    const fn new(transmitter: &'a mut Transmitter) -> Self {
+        Self {
+            transmitter,
+            cut_to: None,
+        }
+    }
+}
 
 impl TxToken for Transmission<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let Self(transmitter) = self;
+        let Self { transmitter, cut_to } = self;
         // A token is only made while a buffer is free.
         let id = transmitter.free.pop().unwrap_or(0);
         let ring = &mut transmitter.ring;
@@ -417,11 +460,25 @@ impl TxToken for Transmission<'_> {
         {
             let [s0, s1] = start.to_le_bytes();
             let [o0, o1] = offset.to_le_bytes();
-            header.copy_from_slice(&[NEEDS_CSUM, 0, 0, 0, 0, 0, s0, s1, o0, o1, 0, 0]);
+            let cut = cut_to.and_then(|payload| Some((headers(frame, start)?, payload.get())));
+            let kind = if cut.is_some() { GSO_TCPV4 } else { GSO_NONE };
+            let (headers, payload) = cut.unwrap_or_default();
+            let ([h0, h1], [p0, p1]) = (headers.to_le_bytes(), payload.to_le_bytes());
+            header.copy_from_slice(&[NEEDS_CSUM, kind, h0, h1, p0, p1, s0, s1, o0, o1, 0, 0]);
         }
         ring.publish(id, HEADER + len, false);
         result
     }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.cut_to = meta.segmentation_offload_size;
+    }
+}
+
+/// Octets of a frame's headers, of which TCP's begins at `start`.
+fn headers(frame: &[u8], start: u16) -> Option<u16> {
+    let length = frame.get(usize::from(start) + 12)? >> 4;
+    Some(start + u16::from(length) * 4)
 }
 
 #[cfg(test)]

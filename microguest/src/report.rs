@@ -93,8 +93,8 @@ pub enum Line<'a> {
         phase: Option<u32>,
         /// Octets since the connection was made.
         octets: u64,
-        /// Their FNV-1a hash, 64 bits.
-        fnv: u64,
+        /// Their checksum, as [`Fletcher`](crate::workload::Fletcher) makes it.
+        sum: u64,
     },
     /// The client is done and switches off.
     Done,
@@ -182,10 +182,10 @@ impl fmt::Display for Line<'_> {
             } => write!(f, "rtt phase={phase} count={count} min={min} max={max} sum={sum}"),
             Self::Hist { phase, buckets } => write!(f, "hist phase={phase} {buckets}"),
             Self::Slow { phase, n, us } => write!(f, "slow phase={phase} n={n} us={us}"),
-            Self::Hash { phase, octets, fnv } => {
+            Self::Hash { phase, octets, sum } => {
                 f.write_str("hash ")?;
                 phase.map_or(Ok(()), |phase| write!(f, "phase={phase} "))?;
-                write!(f, "octets={octets} fnv={fnv:016x}")
+                write!(f, "octets={octets} sum={sum:016x}")
             }
             Self::Done => f.write_str("done"),
             Self::Round { n } => write!(f, "round n={n}"),
@@ -235,7 +235,7 @@ impl<'a> Line<'a> {
             "hash" => Self::Hash {
                 phase: fields.small("phase").ok(),
                 octets: fields.number("octets")?,
-                fnv: fields.hex("fnv")?,
+                sum: fields.hex("sum")?,
             },
             "done" => Self::Done,
             "round" => Self::Round {
@@ -405,12 +405,12 @@ mod tests {
             Line::Hash {
                 phase: Some(phase),
                 octets: 1,
-                fnv: u64::MAX,
+                sum: u64::MAX,
             },
             Line::Hash {
                 phase: None,
                 octets: 0,
-                fnv: 0,
+                sum: 0,
             },
             Line::Done,
             Line::Fault {
@@ -456,11 +456,11 @@ mod tests {
         let line = Line::Hash {
             phase: None,
             octets: 7,
-            fnv: 0xab,
+            sum: 0xab,
         };
         assert_eq!(
             line.to_string(),
-            "enlight-guest: hash octets=7 fnv=00000000000000ab"
+            "enlight-guest: hash octets=7 sum=00000000000000ab"
         );
     }
 

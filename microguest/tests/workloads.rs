@@ -184,7 +184,7 @@ fn records_have_the_segments_asked_for() {
 /// The hashes that one end reported: phase, octets, value.
 fn hashes(lines: &[String]) -> Vec<(Option<u32>, u64, u64)> {
     let hash = |line: &String| match Line::parse(line) {
-        Ok(Line::Hash { phase, octets, fnv }) => Some((phase, octets, fnv)),
+        Ok(Line::Hash { phase, octets, sum }) => Some((phase, octets, sum)),
         _ => None,
     };
     lines.iter().filter_map(hash).collect()

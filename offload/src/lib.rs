@@ -18,7 +18,7 @@ pub mod view;
 
 pub use checksum::{ChecksumError, finish};
 pub use mac::{MacAddr, ParseMacError};
-pub use meta::{FrameMeta, IpMeta, Network, TcpFlags, TcpMeta, Transport, UdpMeta, VlanTag};
+pub use meta::{FrameMeta, IpMeta, Link, Network, TcpFlags, TcpMeta, Transport, UdpMeta, VlanTag};
 pub use offloads::OffloadError;
 pub use parse::{ParseError, parse};
 pub use request::{Checksum, Gso, GsoKind, Offloads, VnetHeader};

@@ -26,6 +26,21 @@ pub struct FrameMeta {
     pub network: Network,
 }
 
+/// The link layer of a frame: the part of its [`FrameMeta`] that every frame has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Destination address.
+    pub dst: MacAddr,
+    /// Source address.
+    pub src: MacAddr,
+    /// The outermost 802.1Q tag, when there is one.
+    pub vlan: Option<VlanTag>,
+    /// `EtherType` behind the last VLAN tag, or the length field of an 802.3 frame.
+    pub ethertype: u16,
+    /// Where the network header starts: 14 without tags.
+    pub network_offset: u16,
+}
+
 /// An 802.1Q tag control field (IEEE 802.1Q-2018, 9.6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VlanTag(pub u16);

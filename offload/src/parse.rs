@@ -6,7 +6,7 @@ use crate::view::{
     ArpView, EthernetView, ExtensionWalk, IcmpView, Ipv4View, Ipv6View, TcpView, UdpView, VlanView,
     ethertype, protocol,
 };
-use crate::{FrameMeta, IpMeta, Network, TcpMeta, Transport, UdpMeta};
+use crate::{FrameMeta, IpMeta, Link, Network, TcpMeta, Transport, UdpMeta};
 
 /// VLAN tags that are looked behind: a service tag and a customer tag.
 const MAX_TAGS: usize = 2;
@@ -34,45 +34,64 @@ pub enum ParseError {
 /// An IPv4 total length or IPv6 payload length of 0 stands for the rest of the frame, as in the frames above 64 KiB
 /// that Linux makes ("BIG TCP").
 pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
-    let ethernet = EthernetView::new(header).map_err(|_| ParseError::TooShort(header.len()))?;
-    let length_error = ParseError::Length {
-        prefix: header.len(),
-        frame_len,
-    };
-    if frame_len < header.len() {
-        return Err(length_error);
-    }
-    let stored_len = u32::try_from(frame_len).map_err(|_| length_error)?;
-
-    let mut ethertype = ethernet.ethertype();
-    let mut rest = ethernet.payload();
-    let mut offset = EthernetView::LEN;
-    let mut vlan = None;
-    for _ in 0..MAX_TAGS {
-        if !ethertype::is_vlan(ethertype) {
-            break;
-        }
-        let Ok(tag) = VlanView::new(rest) else { break };
-        vlan = vlan.or(Some(tag.tag()));
-        ethertype = tag.ethertype();
-        rest = tag.payload();
-        offset += VlanView::LEN;
-    }
-    let network = match ethertype {
+    let link = Link::read(header, frame_len)?;
+    let offset = usize::from(link.network_offset);
+    let rest = header.get(offset..).unwrap_or(&[]);
+    let network = match link.ethertype {
         ethertype::IPV4 => ipv4::<false>(rest, offset, frame_len).map(Network::Ipv4),
         ethertype::IPV6 => ipv6::<false>(rest, offset, frame_len).map(Network::Ipv6),
         ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
         _ => None,
     };
     Ok(FrameMeta {
-        frame_len: stored_len,
-        dst: ethernet.dst(),
-        src: ethernet.src(),
-        vlan,
-        ethertype,
-        network_offset: offset as u16,
+        frame_len: frame_len as u32,
+        dst: link.dst,
+        src: link.src,
+        vlan: link.vlan,
+        ethertype: link.ethertype,
+        network_offset: link.network_offset,
         network: network.unwrap_or(Network::Other),
     })
+}
+
+impl Link {
+    /// Reads the link layer of a frame of `frame_len` octets that starts with `header`: as [`parse`], and no more.
+    #[inline]
+    pub fn read(header: &[u8], frame_len: usize) -> Result<Self, ParseError> {
+        let ethernet = EthernetView::new(header).map_err(|_| ParseError::TooShort(header.len()))?;
+        if frame_len < header.len() || u32::try_from(frame_len).is_err() {
+            return Err(ParseError::Length {
+                prefix: header.len(),
+                frame_len,
+            });
+        }
+        let link = Self {
+            dst: ethernet.dst(),
+            src: ethernet.src(),
+            vlan: None,
+            ethertype: ethernet.ethertype(),
+            network_offset: EthernetView::LEN as u16,
+        };
+        if ethertype::is_vlan(link.ethertype) {
+            return Ok(link.behind_tags(ethernet.payload()));
+        }
+        Ok(link)
+    }
+
+    fn behind_tags(mut self, payload: &[u8]) -> Self {
+        let mut rest = payload;
+        for _ in 0..MAX_TAGS {
+            if !ethertype::is_vlan(self.ethertype) {
+                break;
+            }
+            let Ok(tag) = VlanView::new(rest) else { break };
+            self.vlan = self.vlan.or(Some(tag.tag()));
+            self.ethertype = tag.ethertype();
+            rest = tag.payload();
+            self.network_offset += VlanView::LEN as u16;
+        }
+        self
+    }
 }
 
 /// Reads a packet of `len` octets that starts with `packet`; offsets count from its first octet.

@@ -50,6 +50,31 @@ impl VnetHeader {
         }
     }
 
+    /// The header in two words, the first octet the lowest of the first.
+    #[inline]
+    pub const fn from_words(low: u64, high: u32) -> Self {
+        Self {
+            flags: low as u8,
+            gso_type: (low >> 8) as u8,
+            hdr_len: (low >> 16) as u16,
+            gso_size: (low >> 32) as u16,
+            csum_start: (low >> 48) as u16,
+            csum_offset: high as u16,
+            num_buffers: (high >> 16) as u16,
+        }
+    }
+
+    /// The header as [`Self::from_words`] reads it.
+    #[inline]
+    pub const fn to_words(self) -> (u64, u32) {
+        let low = self.flags as u64
+            | (self.gso_type as u64) << 8
+            | (self.hdr_len as u64) << 16
+            | (self.gso_size as u64) << 32
+            | (self.csum_start as u64) << 48;
+        (low, self.csum_offset as u32 | (self.num_buffers as u32) << 16)
+    }
+
     /// The header's little-endian octets.
     pub const fn to_bytes(self) -> [u8; Self::LEN] {
         let [h0, h1] = self.hdr_len.to_le_bytes();
@@ -108,4 +133,18 @@ pub struct Offloads {
     pub checksum: Checksum,
     /// Segmentation, if any. It implies a partial checksum.
     pub gso: Option<Gso>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_octets_are_the_same_header() {
+        let octets = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+        let header = VnetHeader::from_bytes(&octets);
+        let (low, high) = header.to_words();
+        assert_eq!([&low.to_le_bytes()[..], &high.to_le_bytes()].concat(), octets);
+        assert_eq!(VnetHeader::from_words(low, high), header);
+    }
 }

@@ -157,7 +157,7 @@ impl<'a> Client<'a> {
                 (self.measure.say)(&Line::Hash {
                     phase: Some(self.measure.phases.number()),
                     octets: writer.position.octets,
-                    fnv: writer.position.hash.value(),
+                    sum: writer.position.hash.value(),
                 });
                 let now = self.measure.now();
                 self.measure.phases.finish(now, &mut self.measure.say);

@@ -93,12 +93,15 @@ fn perform(command: Command) -> Result<ExitCode> {
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ENLIGHT_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false)
-        .init();
+        .finish();
+    // Not `init`: by a feature that any other crate can switch on it would also print what libraries log of each thing that
+    // a guest does wrong, without a limit. Only the first one in a process is taken.
+    let _ = tracing::subscriber::set_global_default(subscriber);
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

@@ -13,7 +13,6 @@ mod judge;
 mod machines;
 mod site;
 #[path = "../../vswitch/tests/matrix/station.rs"]
-#[allow(dead_code, reason = "the matrix of ports uses all of it")]
 mod station;
 #[path = "../support/mod.rs"]
 mod support;

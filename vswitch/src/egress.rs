@@ -69,6 +69,8 @@ struct Line<'a> {
     port: &'a Port,
     can: Capabilities,
     policy: Option<&'a ReceivePolicy>,
+    /// Whether the receiver chooses among queues by a frame's hash.
+    spreads: bool,
     backlog: MutexGuard<'a, Backlog>,
 }
 
@@ -97,50 +99,26 @@ type Run<'a> = ArrayVec<Outgoing<'a>, BURST>;
 
 /// Delivers packets to a port, in order. True when a backlog began: the port's worker has to know before it sleeps.
 #[must_use]
-pub(crate) fn deliver(port: &Port, packets: &[Packet], arena: &Arena, scratch: &mut Scratch) -> bool {
+pub(crate) fn deliver<'p>(
+    port: &Port,
+    packets: impl Iterator<Item = &'p Packet> + Clone,
+    arena: &Arena,
+    scratch: &mut Scratch,
+) -> bool {
     let can = port.backend.capabilities();
-    plan(port, packets, arena, can, scratch);
-    let Scratch {
-        plans,
-        headers,
-        buffers,
-    } = scratch;
     let policy = port.backend.receive_policy();
-    let policy = policy.as_deref();
     let mut line = Line {
         port,
         can,
-        policy,
+        policy: policy.as_deref(),
+        spreads: port.backend.spreads(),
         backlog: port.backlog.lock(),
     };
-    let mut run = Run::new();
-    for (packet, plan) in packets.iter().zip(plans.iter()) {
-        match *plan {
-            Plan::AsIs => run.push(Flow::of(packet, arena, policy).outgoing(
-                header_for(packet.offloads, &packet.meta, can),
-                packet.meta.frame_len,
-                arena.head(packet.octets),
-                arena.tail(packet.octets),
-            )),
-            Plan::Retag { header, vnet, len } => run.push(Flow::of(packet, arena, policy).outgoing(
-                vnet,
-                len,
-                headers.get(header).map_or(&[], Header::octets),
-                arena.tail(packet.octets),
-            )),
-            Plan::Discard(reason) => port.counters.drop_rx(reason),
-            Plan::Rewrite(form) => {
-                line.offer(&run);
-                run.clear();
-                line.rewrite(packet, form, arena, buffers);
-            }
-        }
-        if run.is_full() {
-            line.offer(&run);
-            run.clear();
-        }
+    if packets.clone().all(|packet| passes(port, packet, can)) {
+        line.pass(packets, arena);
+    } else {
+        line.work(packets, arena, scratch);
     }
-    line.offer(&run);
     let left = !line.backlog.frames.is_empty();
     !port.has_backlog.swap(left, Ordering::AcqRel) && left
 }
@@ -180,8 +158,34 @@ pub(crate) fn backlog_len(port: &Port) -> usize {
     port.backlog.lock().frames.len()
 }
 
+/// Whether a packet goes to a port as it is.
+#[inline]
+fn passes(port: &Port, packet: &Packet, can: Capabilities) -> bool {
+    port.vlans
+        .egress(packet.vlan)
+        .is_some_and(|form| form.fits(packet.meta.vlan))
+        && fits(&packet.offloads, &packet.meta, can)
+        && !is_oversize(port, packet)
+}
+
+/// Whether a packet, or its longest segment, is longer than the port's guest takes.
+#[inline]
+fn is_oversize(port: &Port, packet: &Packet) -> bool {
+    let ip_len = packet
+        .offloads
+        .max_segment_len(&packet.meta)
+        .saturating_sub(u32::from(packet.meta.network_offset));
+    ip_len > u32::from(port.mtu)
+}
+
 /// Decides what each packet needs.
-fn plan(port: &Port, packets: &[Packet], arena: &Arena, can: Capabilities, scratch: &mut Scratch) {
+fn plan<'p>(
+    port: &Port,
+    packets: impl Iterator<Item = &'p Packet>,
+    arena: &Arena,
+    can: Capabilities,
+    scratch: &mut Scratch,
+) {
     scratch.plans.clear();
     scratch.headers.clear();
     for packet in packets {
@@ -200,11 +204,7 @@ fn plan_one(
     let Some(form) = port.vlans.egress(packet.vlan) else {
         return Plan::Discard(DropReason::Vlan);
     };
-    let ip_len = packet
-        .offloads
-        .max_segment_len(&packet.meta)
-        .saturating_sub(u32::from(packet.meta.network_offset));
-    if ip_len > u32::from(port.mtu) {
+    if is_oversize(port, packet) {
         return Plan::Discard(DropReason::Oversize);
     }
     if !fits(&packet.offloads, &packet.meta, can) {
@@ -259,6 +259,95 @@ fn shifted(vnet: VnetHeader, shift: Shift) -> VnetHeader {
 }
 
 impl Line<'_> {
+    /// Offers packets that all go as they are.
+    fn pass<'p>(&mut self, packets: impl Iterator<Item = &'p Packet>, arena: &Arena) {
+        let mut run = Run::new();
+        for packet in packets {
+            run.push(self.flow(packet, arena).outgoing(
+                header_for(packet.offloads, &packet.meta, self.can),
+                packet.meta.frame_len,
+                arena.head(packet.octets),
+                arena.tail(packet.octets),
+            ));
+            if run.is_full() {
+                self.offer(&run);
+                run.clear();
+            }
+        }
+        self.offer(&run);
+    }
+
+    /// Offers packets of which some have to change.
+    fn work<'p>(
+        &mut self,
+        packets: impl Iterator<Item = &'p Packet> + Clone,
+        arena: &Arena,
+        scratch: &mut Scratch,
+    ) {
+        plan(self.port, packets.clone(), arena, self.can, scratch);
+        let Scratch {
+            plans,
+            headers,
+            buffers,
+        } = scratch;
+        let mut run = Run::new();
+        for (packet, plan) in packets.zip(plans.iter()) {
+            match *plan {
+                Plan::AsIs => run.push(self.flow(packet, arena).outgoing(
+                    header_for(packet.offloads, &packet.meta, self.can),
+                    packet.meta.frame_len,
+                    arena.head(packet.octets),
+                    arena.tail(packet.octets),
+                )),
+                Plan::Retag { header, vnet, len } => run.push(self.flow(packet, arena).outgoing(
+                    vnet,
+                    len,
+                    headers.get(header).map_or(&[], Header::octets),
+                    arena.tail(packet.octets),
+                )),
+                Plan::Discard(reason) => self.port.counters.drop_rx(reason),
+                Plan::Rewrite(form) => {
+                    self.offer(&run);
+                    run.clear();
+                    self.rewrite(packet, form, arena, buffers);
+                }
+            }
+            if run.is_full() {
+                self.offer(&run);
+                run.clear();
+            }
+        }
+        self.offer(&run);
+    }
+
+    /// A packet's hash by the receiver's key, if it has one and the frame is one that it wants hashed; else by ours, if it
+    /// matters.
+    #[inline]
+    fn flow(&self, packet: &Packet, arena: &Arena) -> Flow {
+        let none = Flow {
+            hash: 0,
+            report: HashReport::None,
+        };
+        let Some(policy) = self.policy.filter(|policy| policy.hashes()) else {
+            return if self.spreads {
+                Flow {
+                    hash: packet.flow_hash(arena),
+                    ..none
+                }
+            } else {
+                none
+            };
+        };
+        let meta = packet.whole_meta(arena);
+        match policy.hash(&meta, arena.head(packet.octets)) {
+            Some((hash, report)) => Flow { hash, report },
+            None => Flow {
+                hash: packet.flow_hash(arena),
+                ..none
+            },
+        }
+    }
+
     /// Does in software, on a private copy, what the receiver cannot do, and offers the result.
     fn rewrite(&mut self, packet: &Packet, form: TagForm, arena: &Arena, buffers: &mut Buffers) {
         if let Err(reason) = self.try_rewrite(packet, form, arena, buffers) {
@@ -280,7 +369,7 @@ impl Line<'_> {
         if let Checksum::Partial { start, .. } = &mut offloads.checksum {
             *start = form.shift(packet.meta.vlan).offset(*start);
         }
-        let flow = Flow::of(packet, arena, self.policy);
+        let flow = self.flow(packet, arena);
         if let Some(gso) = offloads.gso.filter(|_| !fits(&offloads, &meta, self.can)) {
             let segmenter = Segmenter::new(frame, &meta, gso).map_err(|_| DropReason::BadOffload)?;
             PortCounters::add(&self.port.counters.segmented, 1);
@@ -430,13 +519,6 @@ impl Header {
 }
 
 impl Flow {
-    /// By the receiver's key, if it has one and the frame is one that it wants hashed.
-    fn of(packet: &Packet, arena: &Arena, policy: Option<&ReceivePolicy>) -> Self {
-        let hashed = policy.and_then(|policy| policy.hash(&packet.meta, arena.head(packet.octets)));
-        let (hash, report) = hashed.unwrap_or_else(|| (packet.flow_hash(), HashReport::None));
-        Self { hash, report }
-    }
-
     const fn outgoing<'a>(
         self,
         vnet: VnetHeader,

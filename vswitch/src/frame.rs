@@ -46,11 +46,7 @@ pub struct Frame {
 #[derive(Debug)]
 pub(crate) enum Body {
     /// Headers in the burst's private copy for this frame, the rest in segments of the burst's list.
-    Shared {
-        header_len: u16,
-        first: u32,
-        count: u32,
-    },
+    Shared { header_len: u16, first: u32, count: u32 },
     /// All of it in a private buffer.
     Owned(Vec<u8>),
 }
@@ -122,9 +118,7 @@ impl Burst {
         match self.frames.get(index).map(|frame| &frame.body) {
             Some(Body::Shared { first, count, .. }) => {
                 let first = *first as usize;
-                self.segments
-                    .get(first..first + *count as usize)
-                    .unwrap_or(&[])
+                self.segments.get(first..first + *count as usize).unwrap_or(&[])
             }
             _ => &[],
         }
@@ -163,7 +157,9 @@ impl Burst {
         len: usize,
         rest: Segment,
     ) {
-        let Some((place, _)) = self.next_header() else { return };
+        let Some((place, _)) = self.next_header() else {
+            return;
+        };
         *place = header;
         let first = self.segments.len() as u32;
         let count = u32::from(rest.len > 0);

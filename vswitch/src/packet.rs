@@ -6,7 +6,7 @@
 
 use introspection::Instant;
 use offload::rss::{HashReport, HashTypes, Hasher, Toeplitz};
-use offload::{Checksum, FrameMeta, Offloads};
+use offload::{Checksum, FrameMeta, Link, MacAddr, Network, Offloads};
 
 use crate::frame::{Burst, Segment};
 use crate::port::PortId;
@@ -14,7 +14,10 @@ use crate::port::PortId;
 /// A frame on its way, after parsing. Plain data: its octets stay in the worker's [`Arena`].
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Packet {
+    /// What its headers say. Of one that asks for nothing and is shown to nobody, only the link layer was read.
     pub(crate) meta: FrameMeta,
+    /// Whether all headers were read.
+    pub(crate) is_parsed: bool,
     pub(crate) offloads: Offloads,
     /// The VLAN that it belongs to, whether or not it is tagged.
     pub(crate) vlan: u16,
@@ -46,14 +49,70 @@ pub(crate) struct Times {
 }
 
 impl Packet {
+    /// A place for a packet.
+    pub(crate) const NOTHING: Self = Self {
+        meta: FrameMeta {
+            frame_len: 0,
+            dst: MacAddr([0; 6]),
+            src: MacAddr([0; 6]),
+            vlan: None,
+            ethertype: 0,
+            network_offset: 0,
+            network: Network::Other,
+        },
+        is_parsed: false,
+        offloads: Offloads {
+            checksum: Checksum::Complete,
+            gso: None,
+        },
+        vlan: 0,
+        ingress: PortId(0),
+        octets: Octets::Burst(0),
+        times: Times {
+            start: Instant(0),
+            doorbell: Instant(0),
+            wait: Instant(0),
+            parse: Instant(0),
+            filter: 0,
+            hold: 0,
+        },
+    };
+
+    /// Notes what the link layer of a frame of `len` octets says. Field by field: a whole [`FrameMeta`] is ten times
+    /// as long, and to write and read it back costs more than all the rest of a small frame's judgement.
+    #[inline]
+    pub(crate) fn set_link(&mut self, link: &Link, len: u32) {
+        self.meta.frame_len = len;
+        self.meta.dst = link.dst;
+        self.meta.src = link.src;
+        self.meta.vlan = link.vlan;
+        self.meta.ethertype = link.ethertype;
+        self.meta.network_offset = link.network_offset;
+        self.meta.network = Network::Other;
+    }
+
     /// Payload octets of each segment of a large send; 0 for other frames.
     pub(crate) fn gso_size(&self) -> u16 {
         self.offloads.gso.map_or(0, |gso| gso.size)
     }
 
+    /// Reads the headers that were not read yet.
+    pub(crate) fn complete(&mut self, arena: &Arena) {
+        self.meta = self.whole_meta(arena);
+        self.is_parsed = true;
+    }
+
+    /// What all of its headers say.
+    pub(crate) fn whole_meta(&self, arena: &Arena) -> FrameMeta {
+        if self.is_parsed {
+            return self.meta;
+        }
+        offload::parse(arena.head(self.octets), self.meta.frame_len as usize).unwrap_or(self.meta)
+    }
+
     /// A hash of addresses and ports that is the same for all frames of one direction of a flow.
-    pub(crate) fn flow_hash(&self) -> u32 {
-        match FLOWS.hash(&self.meta, &[]) {
+    pub(crate) fn flow_hash(&self, arena: &Arena) -> u32 {
+        match FLOWS.hash(&self.whole_meta(arena), &[]) {
             (_, HashReport::None) => {
                 let [s0, s1, s2, s3, s4, s5] = self.meta.src.0;
                 let [d0, d1, d2, d3, d4, d5] = self.meta.dst.0;
@@ -215,6 +274,7 @@ mod tests {
         });
         Packet {
             meta: offload::parse(&header, len).expect("a frame"),
+            is_parsed: true,
             offloads: Offloads::default(),
             vlan: 0,
             ingress: PortId(0),

@@ -104,6 +104,7 @@ pub struct ForwardingTable {
     moves: AtomicU64,
     evictions: AtomicU64,
     refused: AtomicU64,
+    changes: AtomicU64,
 }
 
 #[repr(align(64))]
@@ -134,6 +135,7 @@ impl ForwardingTable {
             moves: AtomicU64::new(0),
             evictions: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
         }
     }
 
@@ -248,6 +250,15 @@ impl ForwardingTable {
         }
     }
 
+    /// A number that is another one after any address came, went or moved; not after one was heard again.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
     /// The address has this slot already: renews its time and, when it moved, its port.
     fn renew(&self, slot: &AtomicU64, old: Value, key: Key, port: PortId, now_seconds: u32) -> Learned {
         let new = Value::new(key, port, now_seconds);
@@ -270,6 +281,7 @@ impl ForwardingTable {
             return Learned::Refused;
         }
         self.unreserve(old.port());
+        self.note_change();
         self.moves.fetch_add(1, Ordering::Relaxed);
         Learned::Moved(old.port())
     }
@@ -295,6 +307,7 @@ impl ForwardingTable {
         }
         slot_key.store(key.word, Ordering::Release);
         slot_value.store(Value::new(key, port, now_seconds).0, Ordering::Release);
+        self.note_change();
         if old.is_entry() {
             // At the cap the slot was the port's own and no other was reserved: its count stays as it is.
             if !at_cap {
@@ -346,6 +359,7 @@ impl ForwardingTable {
             .is_ok()
         {
             self.unreserve(value.port());
+            self.note_change();
         }
     }
 

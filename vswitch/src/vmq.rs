@@ -118,3 +118,6 @@ impl Waiting {
         fitting.count()
     }
 }
+
+#[cfg(test)]
+mod wakeups;

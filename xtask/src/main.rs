@@ -3,6 +3,7 @@
 mod image;
 mod kernels;
 mod lab;
+mod peers;
 mod prepush;
 mod run;
 mod setup;
@@ -55,6 +56,8 @@ enum Task {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Compare the switch with Open vSwitch with DPDK, and our machines with QEMU's on it and on a bridge
+    BenchPeers(peers::Args),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,7 @@ fn perform(task: Task) -> Result<ExitCode> {
         Task::Image(args) => image::image(&args)?,
         Task::Sizes => sizes::check()?,
         Task::Fuzz { target, seconds } => suite::fuzz(&target, seconds)?,
+        Task::BenchPeers(args) => return peers::bench(&args),
         Task::Bench { name, args } => suite::bench(name.as_deref(), &args)?,
     }
     Ok(ExitCode::SUCCESS)

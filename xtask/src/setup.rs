@@ -8,8 +8,11 @@ use crate::image;
 use crate::kernels;
 use crate::run::{has_program, output, run};
 
-/// A program that tests call, and the package that brings it.
-const PROGRAMS: [(&str, &str); 20] = [
+/// A program, by its name or its path, and the package that brings it.
+pub(crate) type Program = (&'static str, &'static str);
+
+/// What tests call.
+const PROGRAMS: [Program; 20] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("cpio", "cpio"),
@@ -34,11 +37,10 @@ const PROGRAMS: [(&str, &str); 20] = [
 
 /// Installs what is missing; fails when something is missing still.
 pub(crate) fn setup() -> Result<()> {
-    let missing = missing_packages();
-    if missing.is_empty() {
+    if missing_packages(&PROGRAMS).is_empty() {
         eprintln!("setup: all programs are installed");
     } else {
-        install(&missing)?;
+        install(&PROGRAMS)?;
     }
     kernels::fetch()?;
     image::for_tests()
@@ -52,15 +54,18 @@ pub(crate) fn try_setup() {
     }
 }
 
-fn missing_packages() -> Vec<&'static str> {
-    PROGRAMS
-        .into_iter()
+/// The packages of those programs that are not there.
+pub(crate) fn missing_packages(programs: &[Program]) -> Vec<&'static str> {
+    programs
+        .iter()
         .filter(|(program, _)| !has_program(program))
-        .map(|(_, package)| package)
+        .map(|(_, package)| *package)
         .collect()
 }
 
-fn install(missing: &[&str]) -> Result<()> {
+/// Installs those programs that are not there.
+pub(crate) fn install(programs: &[Program]) -> Result<()> {
+    let missing = &missing_packages(programs)[..];
     if !has_program("apt-get") {
         bail!(
             "missing: {}; there is no apt-get here, install them your way",
@@ -86,7 +91,7 @@ fn install(missing: &[&str]) -> Result<()> {
             .args(["install", "-y", "--no-install-recommends", "--allow-downgrades"])
             .args(pinned))?;
     }
-    let missing = missing_packages();
+    let missing = missing_packages(programs);
     if !missing.is_empty() {
         bail!(
             "apt-get succeeded, but programs of {} are still missing",

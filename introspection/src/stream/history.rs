@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use super::Budget;
 
-/// When memory is scarce an empty history keeps at most this much of it.
-const IDLE_CAPACITY: usize = 4096;
+/// An empty history keeps at most this much memory.
+pub(super) const IDLE_CAPACITY: usize = 4096;
 
 /// The last octets before the stream's next one, in a buffer whose capacity is charged to the budget.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ impl History {
 
     pub(super) fn clear(&mut self, budget: &mut Budget) {
         budget.release(self.octets.capacity());
-        self.octets = VecDeque::new();
+        budget.keep_spare(std::mem::take(&mut self.octets));
     }
 
     /// Appends judged octets; forgets the oldest ones where memory does not suffice.
@@ -41,6 +41,13 @@ impl History {
     fn grow(&mut self, wanted: usize, budget: &mut Budget) {
         let before = self.octets.capacity();
         let target = wanted.next_power_of_two().min(budget.each).max(wanted);
+        if let Some(mut spare) = budget.take_spare(target, before) {
+            let (first, second) = self.octets.as_slices();
+            spare.extend(first);
+            spare.extend(second);
+            budget.keep_spare(std::mem::replace(&mut self.octets, spare));
+            return;
+        }
         if !budget.charge(target - before) {
             return;
         }
@@ -54,7 +61,7 @@ impl History {
     pub(super) fn keep_last(&mut self, count: usize, budget: &mut Budget) {
         let excess = self.octets.len().saturating_sub(count);
         self.octets.drain(..excess);
-        if self.octets.is_empty() && self.octets.capacity() > IDLE_CAPACITY && budget.is_scarce() {
+        if self.octets.is_empty() && self.octets.capacity() > IDLE_CAPACITY {
             self.clear(budget);
         }
     }

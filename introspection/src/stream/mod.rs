@@ -15,10 +15,13 @@ mod history;
 use crate::rules::{Compiled, Place, RuleSet, State, Verdict};
 use crate::seq::{before, distance, later};
 use early::{Early, Kept};
-use history::History;
+use history::{History, IDLE_CAPACITY};
+use std::collections::VecDeque;
 
 /// An acknowledgement further ahead than this (the largest window, RFC 7323, 2.3) is not believed.
 const MAX_WINDOW: i32 = 1 << 30;
+/// Buffers kept for the next history, which are charged to nobody.
+const SPARES: usize = 16;
 
 /// Octets that all streams of a filter may keep together.
 #[derive(Debug)]
@@ -27,11 +30,19 @@ pub(crate) struct Budget {
     pub(crate) each: usize,
     total: usize,
     used: usize,
+    /// Empty buffers of histories that ended: a connection keeps no memory between two messages, and the next message
+    /// needs none from the allocator.
+    spares: Vec<VecDeque<u8>>,
 }
 
 impl Budget {
     pub(crate) const fn new(each: usize, total: usize) -> Self {
-        Self { each, total, used: 0 }
+        Self {
+            each,
+            total,
+            used: 0,
+            spares: Vec::new(),
+        }
     }
 
     #[cfg(test)]
@@ -49,13 +60,31 @@ impl Budget {
         }
     }
 
-    /// Whether half of it is in use.
-    const fn is_scarce(&self) -> bool {
-        self.used > self.total / 2
-    }
-
     const fn release(&mut self, octets: usize) {
         self.used = self.used.saturating_sub(octets);
+    }
+
+    /// A spare buffer with room for at least `target` octets, if there is one and what it has more than the `before` octets that
+    /// were charged already can be charged.
+    fn take_spare(&mut self, target: usize, before: usize) -> Option<VecDeque<u8>> {
+        let index = self.spares.iter().position(|spare| spare.capacity() >= target)?;
+        let more = self.spares.get(index)?.capacity().saturating_sub(before);
+        self.charge(more).then(|| self.spares.swap_remove(index))
+    }
+
+    /// Keeps a buffer that is charged no more, if it is a large one.
+    fn keep_spare(&mut self, mut buffer: VecDeque<u8>) {
+        if buffer.capacity() <= IDLE_CAPACITY {
+            return;
+        }
+        buffer.clear();
+        if self.spares.len() < SPARES {
+            self.spares.push(buffer);
+        } else if let Some(smallest) = self.spares.iter_mut().min_by_key(|spare| spare.capacity())
+            && smallest.capacity() < buffer.capacity()
+        {
+            *smallest = buffer;
+        }
     }
 }
 

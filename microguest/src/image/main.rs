@@ -69,7 +69,7 @@ fn run(info: u64) -> Result<(), &'static str> {
     }
     let parameters: Parameters = line.parse().map_err(serial::parameter_error)?;
     lapic::enable();
-    let (mut nic, msix) = virtio::open()?;
+    let (mut nic, msix) = virtio::open(parameters.lso)?;
     nic.announce(parameters.ip);
     let announced = clock::ticks();
     let clock = Clock::new(parameters.tsc_khz);

@@ -1,7 +1,8 @@
 //! Virtio over PCI (virtio 1.2, 4.1): finds the network device, negotiates, gives it its queues.
 
 use microguest::nic::{
-    Doorbell, F_MTU, F_VERSION_1, FEATURES, MAX_QUEUE_SIZE, Nic, NicConfig, RECEIVE_QUEUE, TRANSMIT_QUEUE,
+    Doorbell, F_MTU, F_VERSION_1, FEATURES, LARGE_FEATURES, MAX_QUEUE_SIZE, Nic, NicConfig, RECEIVE_QUEUE,
+    TRANSMIT_QUEUE,
 };
 use microguest::virtqueue::Queue;
 
@@ -64,15 +65,16 @@ impl Doorbell for Bell {
     }
 }
 
-/// Brings the machine's network device up. The flag says whether it interrupts.
-pub(crate) fn open() -> Result<(Nic<Bell>, bool), &'static str> {
+/// Brings the machine's network device up, with segments larger than the MTU if `large` and the device can. The flag says
+/// whether it interrupts.
+pub(crate) fn open(large: bool) -> Result<(Nic<Bell>, bool), &'static str> {
     let function = Function::find(VENDOR, &NETWORK).ok_or("no virtio network device on PCI bus 0")?;
     function.enable();
     let structures = Structures::find(function)?;
     let common = structures.common;
     common.write8(STATUS, 0);
     common.write8(STATUS, ACKNOWLEDGE | DRIVER);
-    let features = negotiate(common)?;
+    let features = negotiate(common, FEATURES | if large { LARGE_FEATURES } else { 0 })?;
     let msix = structures
         .msix
         .is_some_and(|capability| route_interrupts(function, capability).is_ok());
@@ -151,13 +153,13 @@ impl Structures {
     }
 }
 
-/// Agrees on features; the device must be a modern one.
-fn negotiate(common: Window) -> Result<u64, &'static str> {
+/// Agrees on features of those wanted; the device must be a modern one.
+fn negotiate(common: Window, wanted: u64) -> Result<u64, &'static str> {
     let half = |select| {
         common.write32(DEVICE_FEATURE_SELECT, select);
         u64::from(common.read32(DEVICE_FEATURE))
     };
-    let features = (half(0) | half(1) << 32) & FEATURES;
+    let features = (half(0) | half(1) << 32) & wanted;
     if features & F_VERSION_1 == 0 {
         return Err("the network device is not a modern one");
     }

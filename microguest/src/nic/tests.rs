@@ -67,9 +67,17 @@ impl Bench {
     }
 
     fn send(&mut self, frame: &[u8]) -> bool {
-        let Some(token) = self.nic.transmit(Instant::ZERO) else {
+        self.send_cut(frame, None)
+    }
+
+    /// Sends a segment that is to be cut.
+    fn send_cut(&mut self, frame: &[u8], payload: Option<u16>) -> bool {
+        let Some(mut token) = self.nic.transmit(Instant::ZERO) else {
             return false;
         };
+        let mut meta = PacketMeta::default();
+        meta.segmentation_offload_size = payload.and_then(NonZeroU16::new);
+        token.set_meta(meta);
         token.consume(frame.len(), |room| room.copy_from_slice(frame));
         true
     }
@@ -120,6 +128,34 @@ fn checksums_are_left_to_a_device_that_completes_them() {
     assert!(without.nic.capabilities().checksum.tcp.tx());
     assert!(without.send(&right));
     assert_eq!(without.sent(), Some((vec![0; HEADER], right)));
+}
+
+#[test]
+fn segments_larger_than_the_mtu_are_cut_by_a_device_that_can() {
+    let (small, large) = (tcp_frame(&[1; 1460]), tcp_frame(&vec![2; 60_000]));
+    let mut bench = bench(F_VERSION_1 | LARGE, 1500, 256);
+    let capabilities = bench.nic.capabilities();
+    assert_eq!(capabilities.max_transmission_unit, 1514);
+    assert_eq!(capabilities.segmentation.tcpv4, NonZeroUsize::new(65535));
+    assert_eq!(bench.nic.queues()[1].size(), 32);
+    assert!(bench.send(&small) && bench.send_cut(&large, Some(1460)));
+    let header = |bench: &mut Bench| bench.sent().expect("a frame").0;
+    assert_eq!(
+        header(&mut bench),
+        [NEEDS_CSUM, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0]
+    );
+    let [size0, size1] = 1460_u16.to_le_bytes();
+    assert_eq!(
+        header(&mut bench),
+        [NEEDS_CSUM, GSO_TCPV4, 54, 0, size0, size1, 34, 0, 16, 0, 0, 0]
+    );
+    bench.deliver(NEEDS_CSUM, &large);
+    assert_eq!(bench.received(), Some(large));
+    // Less than all of it is not enough.
+    for missing in [F_CSUM, F_GUEST_CSUM, F_MRG_RXBUF, F_GUEST_TSO4, F_HOST_TSO4] {
+        let bench = super::tests::bench(F_VERSION_1 | LARGE & !missing, 1500, 8);
+        assert_eq!(bench.nic.capabilities().segmentation.tcpv4, None);
+    }
 }
 
 #[test]

@@ -208,7 +208,7 @@ impl Client {
                 sink(&Line::Hash {
                     phase: Some(self.phases.number()),
                     octets: writer.position.octets,
-                    fnv: writer.position.hash.value(),
+                    sum: writer.position.hash.value(),
                 });
                 self.phases.finish(now, sink);
             }

@@ -25,7 +25,7 @@ pub use client::Client;
 pub use exchange::{RECORD_HEADER, record, record_length};
 pub use phases::Phases;
 pub use server::Server;
-pub use stream::{BLOCK, Fnv, Position, Reader, Writer};
+pub use stream::{BLOCK, Fletcher, Position, Reader, Writer};
 
 use crate::report::Line;
 

@@ -112,6 +112,6 @@ fn hash_line(reader: &Reader, phase: Option<u32>) -> Line<'static> {
     Line::Hash {
         phase,
         octets: reader.position.octets,
-        fnv: reader.position.hash.value(),
+        sum: reader.position.hash.value(),
     }
 }

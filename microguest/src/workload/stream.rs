@@ -4,28 +4,57 @@ use smoltcp::socket::tcp::{RecvError, SendError, Socket};
 
 /// Octets in a block.
 pub const BLOCK: u64 = 64 * 1024;
+/// An odd number without a pattern: 2^64 divided by the golden ratio.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// FNV-1a with 64 bits (Fowler, Noll, Vo; RFC 9923).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fnv(u64);
-
-impl Default for Fnv {
-    fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
-    }
+/// Fletcher's checksum (1982) over words of eight octets, little-endian: a sum of the words and a sum of those sums, so that
+/// order counts, and hashing costs less than what is measured. A word that is wrong shows for good.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fletcher {
+    sum: u64,
+    sum_of_sums: u64,
+    /// Octets that do not fill a word yet, and how many they are.
+    word: u64,
+    len: u32,
 }
 
-impl Fnv {
+impl Fletcher {
     /// Takes `octets` in.
     pub fn update(&mut self, octets: &[u8]) {
-        self.0 = octets.iter().fold(self.0, |hash, octet| {
-            (hash ^ u64::from(*octet)).wrapping_mul(0x100_0000_01b3)
-        });
+        let missing = if self.len == 0 { 0 } else { 8 - self.len as usize };
+        let (begun, rest) = octets.split_at(missing.min(octets.len()));
+        self.gather(begun);
+        let mut words = rest.chunks_exact(8);
+        for word in &mut words {
+            self.add(word.try_into().map_or(0, u64::from_le_bytes));
+        }
+        self.gather(words.remainder());
     }
 
     /// The hash so far.
-    pub fn value(self) -> u64 {
-        self.0
+    pub fn value(mut self) -> u64 {
+        if self.len > 0 {
+            self.add(self.word | u64::from(self.len) << 56);
+        }
+        // Neither sum may cancel the other out.
+        self.sum.wrapping_mul(GOLDEN).rotate_left(32) ^ self.sum_of_sums
+    }
+
+    const fn add(&mut self, word: u64) {
+        self.sum = self.sum.wrapping_add(word);
+        self.sum_of_sums = self.sum_of_sums.wrapping_add(self.sum);
+    }
+
+    /// Takes octets one by one.
+    fn gather(&mut self, octets: &[u8]) {
+        for octet in octets {
+            self.word |= u64::from(*octet) << (8 * self.len);
+            self.len += 1;
+            if self.len == 8 {
+                self.add(self.word);
+                (self.word, self.len) = (0, 0);
+            }
+        }
     }
 }
 
@@ -35,7 +64,7 @@ pub struct Position {
     /// Octets since the connection was made.
     pub octets: u64,
     /// Their hash.
-    pub hash: Fnv,
+    pub hash: Fletcher,
 }
 
 impl Position {
@@ -67,7 +96,7 @@ impl Default for Writer {
     fn default() -> Self {
         Self {
             position: Position::default(),
-            random: 0x9e37_79b9_7f4a_7c15,
+            random: GOLDEN,
         }
     }
 }
@@ -99,15 +128,21 @@ impl Writer {
     }
 }
 
-/// xorshift64 (Marsaglia 2003): eight octets a step.
+/// SplitMix64 (Steele, Lea, Flood 2014): eight octets a step, and no step waits for the one before.
 fn fill(room: &mut [u8], state: &mut u64) {
-    for chunk in room.chunks_mut(8) {
-        *state ^= *state << 13;
-        *state ^= *state >> 7;
-        *state ^= *state << 17;
-        for (octet, random) in chunk.iter_mut().zip(state.to_le_bytes()) {
-            *octet = random;
-        }
+    let mut next = || {
+        *state = state.wrapping_add(GOLDEN);
+        let mixed = (*state ^ *state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31).to_le_bytes()
+    };
+    let mut words = room.chunks_exact_mut(8);
+    for word in &mut words {
+        word.copy_from_slice(&next());
+    }
+    let rest = words.into_remainder();
+    if !rest.is_empty() {
+        rest.copy_from_slice(&next()[..rest.len()]);
     }
 }
 
@@ -144,18 +179,47 @@ impl Reader {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
+    fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
+        let mut sum = Fletcher::default();
+        parts.into_iter().for_each(|part| sum.update(part));
+        sum.value()
+    }
+
     #[test]
-    fn known_hashes() {
-        let hash = |octets: &[u8]| {
-            let mut fnv = Fnv::default();
-            fnv.update(octets);
-            fnv.value()
-        };
-        assert_eq!(hash(b""), 0xcbf2_9ce4_8422_2325);
-        assert_eq!(hash(b"a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(hash(b"foobar"), 0x8594_4171_f739_67e8);
+    fn hashes_tell_streams_apart() {
+        let different: &[&[u8]] = &[
+            b"",
+            b"\0",
+            b"a",
+            b"a\0",
+            b"ab",
+            b"ba",
+            b"abcdefgh01234567",
+            b"01234567abcdefgh",
+            b"a\0\0\0\0\0\0\0",
+            b"a\0\0\0\0\0\0\0\0",
+        ];
+        let hashes: std::collections::BTreeSet<u64> =
+            different.iter().map(|octets| hash([*octets])).collect();
+        assert_eq!(hashes.len(), different.len());
+    }
+
+    proptest! {
+        #[test]
+        fn how_octets_arrive_does_not_matter(octets in proptest::collection::vec(any::<u8>(), 0..100), cut in 1..20_usize) {
+            prop_assert_eq!(hash(octets.chunks(cut)), hash([&octets[..]]));
+        }
+
+        #[test]
+        fn a_wrong_octet_shows(octets in proptest::collection::vec(any::<u8>(), 1..100), at: prop::sample::Index, bit in 0_u8..8) {
+            let mut wrong = octets.clone();
+            wrong[at.index(octets.len())] ^= 1_u8 << bit;
+            prop_assert_ne!(hash([&wrong[..]]), hash([&octets[..]]));
+        }
     }
 
     #[test]

@@ -55,6 +55,16 @@ pub trait Backend: Send + Sync {
         None
     }
 
+    /// Whether the guest takes some frames only.
+    fn is_selective(&self) -> bool {
+        false
+    }
+
+    /// Whether frames are spread over queues by their hash; [`Outgoing::flow_hash`] means nothing otherwise.
+    fn spreads(&self) -> bool {
+        self.queues() > 1
+    }
+
     /// Copies frames into the guest's receive buffers and makes them visible, in order.
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery;
 
@@ -64,6 +74,12 @@ pub trait Backend: Send + Sync {
     /// The worker is about to sleep: asks the guest to ring for this queue. True when there is work already, so that
     /// the worker must not sleep. `wants_room` asks for a ring also when receive buffers appear.
     fn arm(&self, queue: u16, wants_room: bool) -> bool;
+
+    /// Whether a queue that is armed rings for everything that its worker has to know, so that the worker may leave it alone
+    /// until then, busy as it may be with others.
+    fn rings_reliably(&self) -> bool {
+        false
+    }
 
     /// The worker is awake and polls: the guest need not ring.
     fn disarm(&self, queue: u16);

@@ -86,6 +86,11 @@ impl ReceivePolicy {
             .map(|indirection| indirection.queue(hash, report))
     }
 
+    /// Whether the driver wants frames hashed by its key.
+    pub fn hashes(&self) -> bool {
+        self.hasher.is_some()
+    }
+
     /// Whether the driver says which queue pair a frame goes to.
     pub fn steers(&self) -> bool {
         self.steering.is_some()

@@ -130,6 +130,21 @@ impl Table {
     }
 }
 
+/// A descriptor that is a whole chain, in one piece of memory; `None` for any other.
+#[inline]
+pub(super) fn single(memory: &GuestMemory, descriptor: &Descriptor, access: Access) -> Option<Segment> {
+    let Descriptor { address, len, .. } = *descriptor;
+    let wanted = match access {
+        Access::Read => 0,
+        Access::Write => WRITE,
+    };
+    if descriptor.flags & (NEXT | INDIRECT | WRITE) != wanted || len == 0 {
+        return None;
+    }
+    let ptr = memory.translate(address, len.into())?;
+    Some(Segment { ptr, len })
+}
+
 /// Appends one buffer's pieces; returns its length.
 #[inline]
 pub(super) fn add(

@@ -16,7 +16,7 @@ pub struct DeviceRing<F> {
     pub(super) options: Options,
     /// The position at which a frame found no room.
     pub(super) starved_at: Option<u16>,
-    fault: Option<RingFault>,
+    pub(super) fault: Option<RingFault>,
     pub(super) refused: RefusedFrames,
     /// Chains that were taken and not completed, in order.
     pub(super) taken: Vec<Chain>,

@@ -43,8 +43,12 @@ pub trait Format: Sized {
     /// The chain at a position, if the last look saw one.
     fn head(&self, at: u16) -> Option<Self::Head>;
 
-    /// Fetches ahead what walking the chain at a position will read first.
+    /// Fetches ahead what walking the chains some places behind a position will read first.
     fn prefetch(&self, at: u16);
+
+    /// A chain that is one buffer in one piece, which most are. `None` for every other, whatever is the matter with it:
+    /// [`Format::walk`] will say.
+    fn single(&self, head: Self::Head, access: Access) -> Option<(Segment, Chain)>;
 
     /// Appends a chain's pieces to `segments`. On a fault some may have been appended.
     fn walk(
@@ -57,6 +61,9 @@ pub trait Format: Sized {
 
     /// A chain's identifier and slots, its buffers unseen.
     fn skip(&self, at: u16, head: Self::Head) -> Result<Chain, RingFault>;
+
+    /// Fetches ahead, to be written, the places of the next `count` used entries.
+    fn prefetch_used(&self, count: usize);
 
     /// Counts the next `slots` places as consumed.
     fn consume(&mut self, slots: u16);

@@ -6,25 +6,90 @@ use offload::rss::HashReport;
 use super::chain::{Access, CHAIN_LIMIT, Chain};
 use super::device::DeviceRing;
 use super::format::Format;
-use super::{HEADER_MAX, RingFault, scatter};
+use super::scatter::Header;
+use super::{HEADER_MAX, RingFault, gather, scatter};
 use crate::counters::DropReason;
-use crate::frame::Outgoing;
+use crate::frame::{BURST, Outgoing};
 use crate::port::{Delivery, Refusal};
 
 impl<F: Format> DeviceRing<F> {
     /// Copies frames into the driver's buffers, up to the first that is refused, and makes them visible.
+    ///
+    /// The usual case, in which each frame fits the next chain and that is one buffer, is done in two passes: the first finds
+    /// buffers and has the processor fetch them, the second fills them.
     pub fn deliver(&mut self, frames: &[Outgoing<'_>]) -> Delivery {
         let mut accepted = 0;
         let mut refusal = None;
-        for frame in frames {
-            if let Err(reason) = self.receive(frame) {
+        while let Some((first, _)) = frames.get(accepted..).and_then(<[_]>::split_first) {
+            let rest = &frames[accepted..];
+            let usual = self.find_buffers(rest);
+            if usual > 0 {
+                self.fill_buffers(&rest[..usual]);
+                accepted += usual;
+            } else if let Err(reason) = self.receive(first) {
                 refusal = Some(reason);
                 break;
+            } else {
+                accepted += 1;
             }
-            accepted += 1;
         }
         self.format.publish_taken(&[]);
         Delivery { accepted, refusal }
+    }
+
+    /// First pass: lists the next chains, as long as each is one buffer that the frame of its turn fits; how many.
+    fn find_buffers(&mut self, frames: &[Outgoing<'_>]) -> usize {
+        let scratch = &mut self.scratch;
+        scratch.plan.0.clear();
+        scratch.chains.clear();
+        if self.fault.is_some() {
+            return 0;
+        }
+        self.format.prefetch_used(frames.len().min(BURST));
+        let header = self.options.header_len as u64;
+        let mut at = self.format.next_avail();
+        for frame in frames {
+            let head = self.format.head(at);
+            let Some((segment, chain)) = head.and_then(|head| self.format.single(head, Access::Write)) else {
+                break;
+            };
+            let need = header + u64::from(frame.len);
+            if chain.total < need {
+                break;
+            }
+            self.format.prefetch(at);
+            gather::prefetch_to_write(segment.ptr, need);
+            scratch.plan.0.push(segment);
+            scratch.chains.push(Chain { total: need, ..chain });
+            at = self.format.after(at, 1);
+        }
+        scratch.chains.len()
+    }
+
+    /// Second pass: copies frames into the buffers that were listed for them.
+    fn fill_buffers(&mut self, frames: &[Outgoing<'_>]) {
+        self.starved_at = None;
+        for (frame, (segment, chain)) in frames
+            .iter()
+            .zip(self.scratch.plan.0.iter().zip(&self.scratch.chains))
+        {
+            let len = frame.len as usize;
+            let head = frame.head.get(..len).unwrap_or(frame.head);
+            let left = len - head.len();
+            if self.options.header_len == VnetHeader::LEN {
+                let vnet = VnetHeader {
+                    num_buffers: 1,
+                    ..frame.vnet
+                };
+                scatter::fill(*segment, Header::Whole(vnet), head, frame.tail, left);
+            } else {
+                let header = header(frame, 1, self.options.header_len);
+                let header = header.get(..self.options.header_len).unwrap_or(&header);
+                scatter::fill(*segment, Header::Octets(header), head, frame.tail, left);
+            }
+            self.format.consume(1);
+            self.format.add_used(chain.id, chain.total as u32, 1);
+        }
     }
 
     /// Copies a frame into the driver's buffers. It is visible when the burst is. When refused, nothing was
@@ -64,7 +129,7 @@ impl<F: Format> DeviceRing<F> {
             let Some(head) = self.head(at)? else {
                 return Ok(Err(self.out_of_room(at, slots)));
             };
-            self.format.prefetch(self.format.after(at, 1));
+            self.format.prefetch(at);
             let plan = &mut self.scratch.plan.0;
             let chain = self.format.walk(at, head, Access::Write, plan)?;
             if chain.total == 0 {
@@ -99,16 +164,9 @@ impl<F: Format> DeviceRing<F> {
 
     /// Copies the frame into the plan.
     fn fill(&mut self, frame: &Outgoing<'_>) {
-        let vnet = VnetHeader {
-            num_buffers: self.scratch.chains.len() as u16,
-            ..frame.vnet
-        };
-        let raw = vnet.to_bytes();
+        let header = header(frame, self.scratch.chains.len() as u16, self.options.header_len);
         let mut writer = scatter::Writer::new(&self.scratch.plan.0);
-        writer.write(&raw[..self.options.header_len.min(raw.len())]);
-        if self.options.header_len == HEADER_MAX {
-            writer.write(&hash_fields(frame));
-        }
+        writer.write(header.get(..self.options.header_len).unwrap_or(&header));
         let mut left = frame.len as usize;
         let head = frame.head.get(..left).unwrap_or(frame.head);
         writer.write(head);
@@ -127,6 +185,22 @@ impl<F: Format> DeviceRing<F> {
             self.format.add_used(chain.id, chain.total as u32, chain.slots);
         }
     }
+}
+
+/// The virtio-net header of a frame in so many buffers, for a driver that gets the first `len` octets of it.
+#[inline]
+fn header(frame: &Outgoing<'_>, buffers: u16, len: usize) -> [u8; HEADER_MAX] {
+    let vnet = VnetHeader {
+        num_buffers: buffers,
+        ..frame.vnet
+    };
+    let mut octets = [0; HEADER_MAX];
+    let (first, rest) = octets.split_at_mut(VnetHeader::LEN);
+    first.copy_from_slice(&vnet.to_bytes());
+    if len == HEADER_MAX {
+        rest.copy_from_slice(&hash_fields(frame));
+    }
+    octets
 }
 
 /// What a header with a hash ends in: the hash, what it was taken over, two octets of padding (virtio 1.2, 5.1.6).

@@ -3,6 +3,8 @@
 //! `unsafe` is needed to copy between the memories of two guests.
 #![allow(unsafe_code)]
 
+use offload::VnetHeader;
+
 use super::copy::copy;
 use crate::frame::Segment;
 
@@ -13,6 +15,53 @@ pub(super) struct Plan(pub(super) Vec<Segment>);
 // SAFETY: segments are addresses in memory that is mapped for the whole process, so the thread does not matter; a plan is
 // made and used within one call, while its ring keeps that memory mapped.
 unsafe impl Send for Plan {}
+
+/// A virtio-net header on its way to a driver.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Header<'a> {
+    /// The usual 12 octets; by registers, for what was just stored octet by octet is loaded only after a wait.
+    Whole(VnetHeader),
+    /// Any others.
+    Octets(&'a [u8]),
+}
+
+/// Fills one segment from its start: a header, private octets, and the first octets of a sender's segments, `left` of
+/// which follow.
+///
+/// `segment` comes from walking a chain of writable buffers in memory that stays mapped meanwhile; it has room for
+/// all of that, or what there is no room for is left out.
+#[inline]
+pub(super) fn fill(segment: Segment, header: Header<'_>, head: &[u8], tail: &[Segment], left: usize) {
+    let mut at = 0;
+    if let Header::Whole(vnet) = header
+        && segment.len as usize >= VnetHeader::LEN
+    {
+        let (low, high) = vnet.to_words();
+        // SAFETY: as for the copy in `Writer`; the segment has these 12 octets, which may be at any alignment.
+        unsafe {
+            let to = segment.ptr.cast_mut();
+            to.cast::<u64>().write_unaligned(low.to_le());
+            to.add(8).cast::<u32>().write_unaligned(high.to_le());
+        }
+        at = VnetHeader::LEN;
+    }
+    let mut put = |from: *const u8, len: usize| {
+        let len = len.min(segment.len as usize - at);
+        // SAFETY: as for the copy in `Writer`; `at + len` stays within the segment.
+        unsafe { copy(from, segment.ptr.cast_mut().add(at), len) };
+        at += len;
+    };
+    if let Header::Octets(octets) = header {
+        put(octets.as_ptr(), octets.len());
+    }
+    put(head.as_ptr(), head.len());
+    let mut left = left;
+    for segment in tail {
+        let len = (segment.len as usize).min(left);
+        put(segment.ptr, len);
+        left -= len;
+    }
+}
 
 /// Fills segments of writable guest memory from their start.
 #[derive(Debug)]

@@ -35,6 +35,7 @@ impl<F: Format> DeviceRing<F> {
         }
         self.format
             .note_taken(from, self.taken.get(before..).unwrap_or_default());
+        self.format.prefetch_used(frames.len());
         for frame in &frames {
             self.push_frame(frame, queue, burst);
         }
@@ -104,10 +105,15 @@ impl<F: Format> DeviceRing<F> {
         for _ in 0..burst.room() {
             let at = self.format.next_avail();
             let Some(head) = self.format.head(at) else { break };
-            self.format.prefetch(self.format.after(at, 1));
+            self.format.prefetch(at);
             let first = burst.segments.len();
-            let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
-            let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
+            let chain = if let Some((segment, chain)) = self.format.single(head, Access::Read) {
+                burst.segments.push(segment);
+                chain
+            } else {
+                let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
+                walked.inspect_err(|_| burst.segments.truncate(first))?
+            };
             self.format.consume(chain.slots);
             self.taken.push(chain);
             if !self.admit(chain.total) {
@@ -117,6 +123,7 @@ impl<F: Format> DeviceRing<F> {
             let count = burst.segments.len() - first;
             if let Some(segment) = burst.segments.get(first) {
                 gather::prefetch(segment.ptr);
+                gather::prefetch(segment.ptr.wrapping_add(64));
             }
             let len = chain.total - self.options.header_len as u64;
             frames.push(Admitted {
@@ -154,14 +161,17 @@ impl<F: Format> DeviceRing<F> {
             return;
         };
         let mut reader = gather::Reader::new(segments);
-        // What a header with a hash ends in means nothing here.
-        let mut raw = [0; HEADER_MAX];
-        reader.read(&mut raw[..self.options.header_len.min(HEADER_MAX)]);
+        let vnet = reader.header(self.options.header_len).unwrap_or_else(|| {
+            // What a header with a hash ends in means nothing here.
+            let mut raw = [0; HEADER_MAX];
+            reader.read(&mut raw[..self.options.header_len.min(HEADER_MAX)]);
+            raw.first_chunk().map(VnetHeader::from_bytes).unwrap_or_default()
+        });
         let copied = (frame.len as usize).min(HEADER_COPY);
         reader.read(&mut header[..copied]);
         let skipped = reader.finish() as u32;
         burst.frames.push(Frame {
-            vnet: raw.first_chunk().map(VnetHeader::from_bytes).unwrap_or_default(),
+            vnet,
             len: frame.len,
             token: frame.id,
             queue,

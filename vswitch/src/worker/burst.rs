@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use introspection::{Direction, Instant};
-use offload::Offloads;
+use offload::{Link, Offloads};
 
 use crate::clock;
 use crate::counters::{DropReason, PortCounters};
 use crate::egress::{self, Scratch};
-use crate::frame::{BURST, MAX_FRAME};
+use crate::frame::{BURST, Frame, MAX_FRAME};
 use crate::lane::{Lane, LaneId};
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
@@ -17,6 +17,7 @@ use crate::probe::{Carrier, Passed, Wakes};
 use crate::switch::{Port, PortTable, Shared};
 use crate::vmq::VmQueue;
 
+use super::recent::Recent;
 use super::rsc::Rsc;
 use super::seconds;
 use super::stamps::StampLog;
@@ -29,6 +30,9 @@ pub(crate) struct Carriage {
     lane: LaneId,
     table: Arc<PortTable>,
     arena: Arena,
+    /// Packets of the burst as they came; places that are written again and again.
+    fresh: Box<[Packet]>,
+    /// Packets on their way through the sender's probe.
     packets: Vec<Packet>,
     /// The packets of a burst that go to one port, as indices into it, by [`PortId`].
     groups: Vec<Vec<u16>>,
@@ -42,6 +46,10 @@ pub(crate) struct Carriage {
     stamps: StampLog,
     rsc: Rsc,
     touched: Vec<PortId>,
+    recent: Recent,
+    /// The times of all packets in hand, if they passed all stages together.
+    together: Option<Times>,
+    backlog_began: bool,
     /// Nanoseconds spent on other lanes than the one whose frames are being carried.
     elsewhere: u64,
 }
@@ -55,6 +63,7 @@ impl Carriage {
             lane: LaneId::home(PortId(0)),
             table,
             arena: Arena::default(),
+            fresh: vec![Packet::NOTHING; BURST].into(),
             packets: Vec::with_capacity(BURST),
             groups: Vec::new(),
             used: Vec::new(),
@@ -65,6 +74,9 @@ impl Carriage {
             stamps: StampLog::default(),
             rsc: Rsc::default(),
             touched: Vec::new(),
+            recent: Recent::default(),
+            together: None,
+            backlog_began: false,
             elsewhere: 0,
         }
     }
@@ -89,21 +101,28 @@ impl Carriage {
         if frames == 0 {
             return 0;
         }
-        self.parse(
-            port,
-            Times {
-                start,
-                doorbell: begun,
-                wait: taken,
-                ..Times::default()
-            },
-        );
+        let times = Times {
+            start,
+            doorbell: begun,
+            wait: taken,
+            ..Times::default()
+        };
+        let count = self.parse(port, times);
+        let fresh = std::mem::take(&mut self.fresh);
+        let packets = fresh.get(..count).unwrap_or(&[]);
         if port.probe.is_active() {
+            self.packets.clear();
+            self.packets.extend_from_slice(packets);
             self.pass(port);
+            let passed = std::mem::take(&mut self.packets);
+            self.forward(port.id, &passed);
+            self.packets = passed;
+        } else {
+            self.together = packets.first().map(|packet| packet.times);
+            self.forward(port.id, packets);
+            self.together = None;
         }
-        let packets = std::mem::take(&mut self.packets);
-        self.forward(port.id, &packets);
-        self.packets = packets;
+        self.fresh = fresh;
         self.finish(Some(port));
         frames
     }
@@ -111,6 +130,7 @@ impl Carriage {
     /// Carries on what a port's filter lets go by itself, of a lane.
     pub(crate) fn poll_probe(&mut self, port: &Port, lane: LaneId) -> bool {
         self.lane = lane;
+        self.recent.begin(&self.shared.forwarding, seconds(clock::now()));
         let mut carrier = Carrier {
             lane: self.lane,
             arena: &mut self.arena,
@@ -130,25 +150,26 @@ impl Carriage {
         busy
     }
 
-    /// Judges the burst's headers; what may go on becomes packets.
-    fn parse(&mut self, port: &Port, times: Times) {
-        self.packets.clear();
+    /// Judges the burst's headers; what may go on becomes packets, in the first places of `self.fresh`. Returns how many.
+    fn parse(&mut self, port: &Port, times: Times) -> usize {
         let mut octets = 0;
-        let now = seconds(times.wait);
+        let mut count = 0;
+        let deep = port.is_uplink || port.probe.is_active();
+        let forwarding = &self.shared.forwarding;
+        self.recent.begin(forwarding, seconds(times.wait));
         for (index, frame) in self.arena.burst.frames.iter().enumerate() {
             octets += u64::from(frame.len);
-            let name = Octets::Burst(index as u16);
-            match judge(port, self.arena.head(name), frame.len, &frame.vnet) {
-                Ok((meta, offloads, vlan)) => {
-                    self.shared.forwarding.learn(meta.src, vlan, port.id, now);
-                    self.packets.push(Packet {
-                        meta,
-                        offloads,
-                        vlan,
-                        ingress: port.id,
-                        octets: name,
-                        times,
-                    });
+            let Some(packet) = self.fresh.get_mut(count) else {
+                break;
+            };
+            match judge(port, self.arena.burst.head(index), frame, deep, packet) {
+                Ok(()) => {
+                    packet.ingress = port.id;
+                    packet.octets = Octets::Burst(index as u16);
+                    packet.times = times;
+                    self.recent
+                        .learn(forwarding, packet.meta.src, packet.vlan, port.id);
+                    count += 1;
                 }
                 Err(reason) => port.counters.drop_tx(reason),
             }
@@ -156,17 +177,21 @@ impl Carriage {
         PortCounters::add(&port.counters.tx_frames, self.arena.burst.frames.len() as u64);
         PortCounters::add(&port.counters.tx_octets, octets);
         let parsed = clock::now();
-        for packet in &mut self.packets {
+        for packet in self.fresh.iter_mut().take(count) {
             packet.times.parse = parsed;
         }
         if port.first_frame.load(Ordering::Relaxed) == 0 {
             port.first_frame.store(parsed.0.max(1), Ordering::Relaxed);
         }
+        count
     }
 
     /// Shows `self.packets`, which its guest sent, to a port's probe; what leaves towards the switch takes their place, and what it lets go
     /// towards the guest is delivered.
     fn pass(&mut self, port: &Port) {
+        for packet in &mut self.packets {
+            packet.complete(&self.arena);
+        }
         let mut carrier = Carrier {
             lane: self.lane,
             arena: &mut self.arena,
@@ -186,7 +211,7 @@ impl Carriage {
             return;
         }
         let packets = std::mem::take(&mut self.passed.rx);
-        self.deliver(port, &packets);
+        self.deliver(port, packets.iter());
         self.passed.rx = packets;
         self.passed.rx.clear();
     }
@@ -195,7 +220,9 @@ impl Carriage {
     pub(crate) fn carry_sorted(&mut self, port: &Port, lane: LaneId, queue: &VmQueue) -> usize {
         self.lane = lane;
         self.group.clear();
-        queue.take(clock::now(), &mut self.arena, &mut self.group);
+        let now = clock::now();
+        self.recent.begin(&self.shared.forwarding, seconds(now));
+        queue.take(now, &mut self.arena, &mut self.group);
         let frames = self.group.len();
         if frames > 0 {
             self.more.clear();
@@ -236,25 +263,46 @@ impl Carriage {
     }
 
     fn forward_chunk(&mut self, ingress: PortId, packets: &[Packet]) {
-        self.group_by_destination(ingress, packets);
-        let mut used = std::mem::take(&mut self.used);
         let table = Arc::clone(&self.table);
-        let sorts = table.get(ingress).is_some_and(|port| port.is_uplink);
+        let Some(from) = table.get(ingress) else { return };
+        self.group_by_destination(from, packets);
+        let mut used = std::mem::take(&mut self.used);
         for id in used.drain(..) {
-            self.group.clear();
-            if let Some(members) = self.groups.get_mut(usize::from(id.0)) {
-                let chosen = members.drain(..);
-                self.group
-                    .extend(chosen.filter_map(|index| packets.get(usize::from(index))));
-            }
+            let Some(members) = self.groups.get_mut(usize::from(id.0)) else {
+                continue;
+            };
+            let mut members = std::mem::take(members);
             if let Some(port) = table.get(id) {
-                match port.vm_lane().filter(|_| sorts) {
-                    Some(lane) => self.sort_into(port, lane),
-                    None => self.deliver_group(port),
-                }
+                let chosen = members
+                    .iter()
+                    .filter_map(|index| packets.get(usize::from(*index)));
+                self.deliver_chosen(from, port, chosen);
+            }
+            members.clear();
+            if let Some(slot) = self.groups.get_mut(usize::from(id.0)) {
+                *slot = members;
             }
         }
         self.used = used;
+    }
+
+    /// Delivers the packets of a chunk that go to one port: at once if nothing is between, else as a group of their own.
+    fn deliver_chosen<'p>(
+        &mut self,
+        from: &Port,
+        port: &Port,
+        packets: impl Iterator<Item = &'p Packet> + Clone,
+    ) {
+        if from.is_uplink || port.probe.is_active() || port.backend.is_selective() {
+            self.group.clear();
+            self.group.extend(packets);
+            match port.vm_lane().filter(|_| from.is_uplink) {
+                Some(lane) => self.sort_into(port, lane),
+                None => self.deliver_group(port),
+            }
+        } else {
+            self.deliver(port, packets);
+        }
     }
 
     /// Merges segments of `self.group`, which came by an uplink, if the port takes large sends.
@@ -295,59 +343,66 @@ impl Carriage {
         let mut group = std::mem::take(&mut self.group);
         egress::filter(port, &mut group);
         if port.probe.is_active() {
+            for packet in &mut group {
+                packet.complete(&self.arena);
+            }
             let mut passed = std::mem::take(&mut self.passed);
             let mut carrier = Carrier {
                 lane: self.lane,
                 arena: &mut self.arena,
                 counters: &port.counters,
             };
+            let together = self.together.take();
             let wakes = port
                 .probe
                 .pass(Direction::Rx, &mut group, &mut passed, &mut carrier);
             self.heed(wakes, port);
             self.more
                 .extend(passed.tx.drain(..).map(|packet| (port.id, packet)));
-            self.deliver(port, &passed.rx);
+            self.deliver(port, passed.rx.iter());
+            self.together = together;
             passed.rx.clear();
             self.passed = passed;
         } else {
-            self.deliver(port, &group);
+            self.deliver(port, group.iter());
         }
         self.group = group;
     }
 
-    fn deliver(&mut self, port: &Port, packets: &[Packet]) {
-        if packets.is_empty() {
+    fn deliver<'p>(&mut self, port: &Port, packets: impl Iterator<Item = &'p Packet> + Clone) {
+        let Some(first) = packets.clone().next() else {
             return;
-        }
-        if egress::deliver(port, packets, &self.arena, &mut self.scratch) {
+        };
+        if egress::deliver(port, packets.clone(), &self.arena, &mut self.scratch) {
             self.wake_servers(port);
         }
-        self.stamps.copied(clock::now(), packets);
+        let now = clock::now();
+        match self.together {
+            Some(times) => {
+                let frames = packets.count() as u64;
+                self.stamps.copied_together(now, first.ingress, times, frames);
+            }
+            None => self.stamps.copied(now, packets),
+        }
         if !self.touched.contains(&port.id) {
             self.touched.push(port.id);
         }
     }
 
-    fn group_by_destination(&mut self, ingress: PortId, packets: &[Packet]) {
-        let Some(from) = self.table.get(ingress).cloned() else {
-            return;
-        };
-        let now = seconds(clock::now());
+    fn group_by_destination(&mut self, from: &Port, packets: &[Packet]) {
         for (index, packet) in packets.iter().enumerate() {
             let dst = packet.meta.dst;
             let found = if dst.is_multicast() {
                 None
             } else {
-                self.shared
-                    .forwarding
-                    .lookup(dst, packet.vlan, now)
+                self.recent
+                    .lookup(&self.shared.forwarding, dst, packet.vlan)
                     .filter(|port| self.table.get(*port).is_some())
             };
             match found {
-                Some(port) if port == ingress => from.counters.drop_tx(DropReason::SamePort),
+                Some(port) if port == from.id => from.counters.drop_tx(DropReason::SamePort),
                 Some(port) => self.add_to_group(port, index as u16),
-                None => self.flood(&from, packet, index as u16),
+                None => self.flood(from, packet, index as u16),
             }
         }
     }
@@ -411,9 +466,15 @@ impl Carriage {
         self.wake(port.home());
     }
 
-    /// Wakes all workers that serve queues of the port, but for this one: each has to know of a backlog before it sleeps,
-    /// to ask for room in the receive rings of its queues.
-    fn wake_servers(&self, port: &Port) {
+    /// Whether a receiver's backlog began since the last call.
+    pub(crate) fn take_backlog(&mut self) -> bool {
+        std::mem::take(&mut self.backlog_began)
+    }
+
+    /// Wakes all workers that serve queues of the port, and notes it for this one: each has to know of a backlog before it
+    /// sleeps or leaves those queues alone, to ask for room in their receive rings.
+    fn wake_servers(&mut self, port: &Port) {
+        self.backlog_began = true;
         for lane in &port.lanes {
             self.wake(lane.owner());
         }
@@ -439,21 +500,30 @@ impl Carriage {
     }
 }
 
-/// Decides whether a frame may enter the switch.
-fn judge(
-    port: &Port,
-    head: &[u8],
-    len: u32,
-    vnet: &offload::VnetHeader,
-) -> Result<(offload::FrameMeta, Offloads, u16), DropReason> {
-    if len as usize > MAX_FRAME {
+/// Decides whether a frame may enter the switch, and notes what is known of it in `packet`. All of its headers are read if that
+/// is wanted (`deep`), or if it asks for something that depends on them.
+#[inline]
+fn judge(port: &Port, head: &[u8], frame: &Frame, deep: bool, packet: &mut Packet) -> Result<(), DropReason> {
+    let len = frame.len as usize;
+    if len > MAX_FRAME {
         return Err(DropReason::BadLength);
     }
-    let meta = offload::parse(head, len as usize).map_err(|_| DropReason::BadLength)?;
-    if meta.src.is_multicast() {
+    let asks = frame.vnet.flags != 0 || frame.vnet.gso_type != 0;
+    packet.is_parsed = deep || asks;
+    if packet.is_parsed {
+        packet.meta = offload::parse(head, len).map_err(|_| DropReason::BadLength)?;
+    } else {
+        let link = Link::read(head, len).map_err(|_| DropReason::BadLength)?;
+        packet.set_link(&link, frame.len);
+    }
+    if packet.meta.src.is_multicast() {
         return Err(DropReason::BadSource);
     }
-    let vlan = port.vlans.ingress(meta.vlan)?;
-    let offloads = Offloads::from_header(vnet, &meta).map_err(|_| DropReason::BadOffload)?;
-    Ok((meta, offloads, vlan))
+    packet.vlan = port.vlans.ingress(packet.meta.vlan)?;
+    packet.offloads = if asks {
+        Offloads::from_header(&frame.vnet, &packet.meta).map_err(|_| DropReason::BadOffload)?
+    } else {
+        Offloads::default()
+    };
+    Ok(())
 }

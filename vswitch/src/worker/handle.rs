@@ -35,6 +35,15 @@ pub(crate) struct WorkerHandle {
     sleeps: AtomicU64,
 }
 
+/// What rang.
+#[derive(Debug, Default)]
+pub(crate) struct Rung {
+    /// Somebody woke the worker itself: anything may have changed.
+    pub(crate) woken: bool,
+    /// The lanes whose doorbells rang.
+    pub(crate) lanes: arrayvec::ArrayVec<LaneId, { EVENTS as usize }>,
+}
+
 /// The descriptors that a worker sleeps on.
 pub(crate) struct Epoll {
     epoll: OwnedFd,
@@ -125,10 +134,15 @@ impl WorkerHandle {
         self.has_releases() && self.releases.swap(false, Ordering::AcqRel)
     }
 
-    /// Sleeps until a doorbell rings or the time is over; returns the lanes that rang.
-    pub(crate) fn sleep(&self, timeout: Option<Duration>) -> impl Iterator<Item = LaneId> + use<> {
+    /// Sleeps until a doorbell rings or the time is over.
+    pub(crate) fn sleep(&self, timeout: Option<Duration>) -> Rung {
         self.sleeps.fetch_add(1, Ordering::Relaxed);
         self.epoll.wait(timeout)
+    }
+
+    /// Which doorbells have rung, without sleeping.
+    pub(crate) fn look(&self) -> Rung {
+        self.epoll.wait(Some(Duration::ZERO))
     }
 
     pub(crate) fn count_round(&self, busy: bool) {
@@ -207,7 +221,7 @@ impl Epoll {
         let _ = self.wake.write(1);
     }
 
-    fn wait(&self, timeout: Option<Duration>) -> impl Iterator<Item = LaneId> + use<> {
+    fn wait(&self, timeout: Option<Duration>) -> Rung {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; EVENTS as usize];
         let time = timeout.map(|time| libc::timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
@@ -222,11 +236,15 @@ impl Epoll {
         };
         // An interrupted wait is an early wake-up.
         let count = usize::try_from(count).unwrap_or(0);
-        if events.iter().take(count).any(|event| event.u64 == SELF) {
+        let woken = events.iter().take(count).any(|event| event.u64 == SELF);
+        if woken {
             let _ = self.wake.read();
         }
         let names = events.into_iter().take(count).map(|event| event.u64);
-        names.filter_map(LaneId::from_bits)
+        Rung {
+            woken,
+            lanes: names.filter_map(LaneId::from_bits).collect(),
+        }
     }
 }
 

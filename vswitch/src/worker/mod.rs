@@ -16,6 +16,8 @@
 
 mod burst;
 mod handle;
+mod idle;
+mod recent;
 mod rsc;
 mod stamps;
 #[cfg(test)]
@@ -33,9 +35,11 @@ use crate::control::WorkerMode;
 use crate::egress;
 use crate::lane::{Lane, LaneId};
 use crate::switch::{Port, PortTable, Shared};
+use crate::vmq::VmQueue;
 
 use burst::Carriage;
 pub(crate) use handle::WorkerHandle;
+use idle::Polled;
 
 /// How long a worker polls in vain before it sleeps. Short, because on a small machine the time that a worker spins is
 /// time that its guests do not run: with 20 us it took half again as much CPU per octet between two busy guests, and
@@ -90,7 +94,12 @@ pub(crate) struct Worker {
     handle: Arc<WorkerHandle>,
     generation: u64,
     table: Arc<PortTable>,
+    /// All lanes that are this worker's.
     mine: Vec<Served>,
+    /// Those of them that are polled; see [`idle`].
+    polled: Vec<Polled>,
+    /// When doorbells were last looked at.
+    looked: Instant,
     carriage: Carriage,
     idle_since: Option<Instant>,
     idle_rounds: u32,
@@ -107,6 +116,8 @@ impl Worker {
             generation: u64::MAX,
             table,
             mine: Vec::new(),
+            polled: Vec::new(),
+            looked: Instant(0),
             carriage,
             idle_since: None,
             idle_rounds: 0,
@@ -128,18 +139,25 @@ impl Worker {
     /// One round over all lanes. True when there was anything to do.
     pub(crate) fn round(&mut self) -> bool {
         self.adopt_table();
-        let mine = std::mem::take(&mut self.mine);
+        let mut polled = std::mem::take(&mut self.polled);
         let mut busy = false;
-        for served in &mine {
-            busy |= self.serve(served);
-            let port = &served.port;
+        for lane in &mut polled {
+            let carried = self.serve(&lane.served);
+            lane.idle_rounds = if carried {
+                0
+            } else {
+                lane.idle_rounds.saturating_add(1)
+            };
+            busy |= carried;
+            let port = &lane.served.port;
             if port.has_backlog.load(Ordering::Acquire) && egress::drain(port) {
                 port.backend.notify();
                 busy = true;
             }
         }
-        busy |= self.release(&mine);
-        self.mine = mine;
+        busy |= self.release(&polled);
+        self.polled = polled;
+        self.sort_out_idle();
         busy
     }
 
@@ -153,18 +171,25 @@ impl Worker {
         self.generation = generation;
         self.mine.clear();
         let mut moved = false;
+        let uplinks = self.table.ports().any(|port| port.is_uplink);
+        let is_used = |lane: &Lane| {
+            lane.vm_queue
+                .as_ref()
+                .is_none_or(|queue| uplinks || !queue.is_empty())
+        };
         for port in self.table.ports() {
             for lane in port.lanes.iter().filter(|lane| lane.owner() == self.handle.index) {
-                if lane.wanted() == self.handle.index || !lane.hand_over(&self.shared.workers) {
+                if lane.wanted() != self.handle.index && lane.hand_over(&self.shared.workers) {
+                    moved = true;
+                } else if is_used(lane) {
                     self.mine.push(Served {
                         port: Arc::clone(port),
                         lane: Arc::clone(lane),
                     });
-                } else {
-                    moved = true;
                 }
             }
         }
+        self.poll_all();
         if moved {
             self.shared.renew();
         }
@@ -176,6 +201,9 @@ impl Worker {
 
     /// Carries a few bursts of one lane.
     fn serve(&mut self, served: &Served) -> bool {
+        if served.lane.vm_queue.as_ref().is_some_and(VmQueue::is_empty) {
+            return false;
+        }
         let begun = clock::now();
         let rung = served.lane.doorbell.swap(0, Ordering::Relaxed);
         let start = if rung == 0 {
@@ -207,7 +235,7 @@ impl Worker {
     }
 
     /// Carries on what filters held and now let go.
-    fn release(&mut self, mine: &[Served]) -> bool {
+    fn release(&mut self, polled: &[Polled]) -> bool {
         let mut busy = false;
         if self.handle.take_releases() {
             let table = Arc::clone(&self.table);
@@ -218,7 +246,11 @@ impl Worker {
             }
         }
         let now = clock::now();
-        let homes = mine.iter().filter(|served| served.lane.id.is_home());
+        // A lane whose port has an active probe is always polled.
+        let homes = polled
+            .iter()
+            .map(|lane| &lane.served)
+            .filter(|served| served.lane.id.is_home());
         for Served { port, lane } in homes.filter(|served| served.port.probe.is_active()) {
             if port.probe.deadline().is_some_and(|at| at <= now) {
                 busy |= self.carriage.poll_probe(port, lane.id);
@@ -247,7 +279,8 @@ impl Worker {
     }
 
     fn disarm(&self) {
-        for Served { port, lane } in self.mine.iter().filter(|served| !served.is_vm_queue()) {
+        let own = self.polled.iter().map(|lane| &lane.served);
+        for Served { port, lane } in own.filter(|served| !served.is_vm_queue()) {
             port.backend.disarm(lane.id.queue);
         }
     }
@@ -266,7 +299,7 @@ impl Worker {
         }
         self.handle.set_drowsy(true);
         let mut pending = self.handle.has_releases();
-        for Served { port, lane } in &self.mine {
+        for Served { port, lane } in self.polled.iter().map(|lane| &lane.served) {
             pending |= match &lane.vm_queue {
                 Some(queue) => !queue.is_empty(),
                 None => port
@@ -283,8 +316,9 @@ impl Worker {
 
     fn sleep(&mut self, now: Instant) {
         let deadline = self
-            .mine
+            .polled
             .iter()
+            .map(|lane| &lane.served)
             .filter(|served| !served.is_vm_queue())
             .filter_map(|Served { port, lane }| {
                 let held = if lane.id.is_home() && port.probe.is_active() {
@@ -300,13 +334,7 @@ impl Worker {
         let rung = self
             .handle
             .sleep(deadline.map(|at| Duration::from_nanos(at.since(clock::now()))));
-        let now = clock::now();
-        for id in rung {
-            if let (Some(port), Some(lane)) = (self.table.get(id.port), self.table.lane(id)) {
-                lane.doorbell.store(now.0, Ordering::Relaxed);
-                port.backend.woken(id.queue);
-            }
-        }
+        self.heed(&rung, clock::now());
         self.idle_since = None;
     }
 }

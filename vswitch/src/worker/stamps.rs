@@ -23,8 +23,18 @@ pub(crate) struct StampLog {
 }
 
 impl StampLog {
+    /// Notes packets that were just copied and passed all stages together.
+    pub(crate) fn copied_together(&mut self, at: Instant, ingress: PortId, times: Times, frames: u64) {
+        self.entries.push(Entry {
+            ingress,
+            times,
+            copied: at,
+            frames,
+        });
+    }
+
     /// Notes packets that were just copied.
-    pub(crate) fn copied(&mut self, at: Instant, packets: &[Packet]) {
+    pub(crate) fn copied<'p>(&mut self, at: Instant, packets: impl Iterator<Item = &'p Packet>) {
         for packet in packets {
             match self.entries.last_mut() {
                 Some(last)

@@ -1,6 +1,8 @@
 //! Bursts through the switch, without threads: backends are queues, and each round is asked for.
 
 mod filters;
+mod frames;
+mod idle;
 mod lanes;
 mod vm_queues;
 
@@ -8,13 +10,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use etherparse::PacketBuilder;
 use introspection::stage::Stage;
 use introspection::{Action, Filter, FilterCounters, FrameRef, Instant, Needs, Profile};
 use offload::VnetHeader;
 use parking_lot::Mutex;
 use proptest::prelude::*;
 
+use self::frames::{mac, tcp, udp};
 use super::burst::Carriage;
 use crate::clock;
 use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, Uplink, VlanMode, WorkerConfig};
@@ -85,6 +87,10 @@ impl Backend for Queues {
 
     fn arm(&self, _: u16, _: bool) -> bool {
         false
+    }
+
+    fn rings_reliably(&self) -> bool {
+        true
     }
 
     fn disarm(&self, _: u16) {}
@@ -241,31 +247,6 @@ impl Bench {
             .chain(counters.rx_dropped.into_keys())
             .collect()
     }
-}
-
-fn mac(host: u8) -> [u8; 6] {
-    [2, 0, 0, 0, 0, host]
-}
-
-fn udp(from: u8, to: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(mac(from), mac(to))
-        .ipv4([192, 0, 2, from], [192, 0, 2, to], 64)
-        .udp(1000, 2000)
-        .write(&mut frame, payload)
-        .expect("a frame");
-    frame
-}
-
-fn tcp(from: u8, to: u8, seq: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(mac(from), mac(to))
-        .ipv4([192, 0, 2, from], [192, 0, 2, to], 64)
-        .tcp(1000, 2000, seq, 8192)
-        .ack(1)
-        .write(&mut frame, payload)
-        .expect("a frame");
-    frame
 }
 
 fn access(vlan: u16) -> (VlanMode, Capabilities) {

@@ -3,6 +3,7 @@
 //!
 //! `unsafe` is needed for `unshare` and `gettid`, which the standard library does not have.
 #![allow(unsafe_code)]
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -206,6 +206,17 @@ impl Backend for VhostUserPort {
         self.shared.control.policy()
     }
 
+    fn is_selective(&self) -> bool {
+        self.shared
+            .control
+            .policy()
+            .is_some_and(|policy| policy.is_selective())
+    }
+
+    fn spreads(&self) -> bool {
+        !self.shared.receiving.load(Ordering::Relaxed).is_power_of_two()
+    }
+
     fn deliver(&self, frames: &[Outgoing<'_>]) -> Delivery {
         self.shared.deliver(frames)
     }
@@ -219,6 +230,10 @@ impl Backend for VhostUserPort {
 
     fn arm(&self, queue: u16, wants_room: bool) -> bool {
         self.shared.arm(queue.into(), wants_room)
+    }
+
+    fn rings_reliably(&self) -> bool {
+        true
     }
 
     fn disarm(&self, queue: u16) {

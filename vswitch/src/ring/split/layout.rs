@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::memory::GuestMemory;
 use crate::ring::chain::Descriptor;
-use crate::ring::gather::prefetch;
+use crate::ring::gather::{prefetch, prefetch_to_write};
 use crate::ring::{MAX_QUEUE_SIZE, RingAddresses, RingFault, part};
 
 /// A ring in memory that stays mapped as long as this value lives.
@@ -148,6 +148,11 @@ impl Layout {
     /// Fetches a descriptor's cache line ahead of its use.
     pub(super) fn prefetch_descriptor(&self, index: u16) {
         prefetch(self.descriptors.wrapping_add(16 * self.slot(index)));
+    }
+
+    /// Fetches a used entry's cache line ahead, to be written.
+    pub(super) fn prefetch_used(&self, entry: u16) {
+        prefetch_to_write(self.used.wrapping_add(4 + 8 * self.slot(entry)), 1);
     }
 
     fn slot(&self, entry: u16) -> usize {

@@ -14,6 +14,9 @@ use super::{Options, RingAddresses, RingFault, RingSetup};
 use crate::frame::Segment;
 use crate::memory::GuestMemory;
 
+/// Places by which descriptors are fetched ahead.
+const AHEAD: u16 = 12;
+
 /// The device's side of a split virtqueue. Positions are free-running indices.
 #[derive(Debug)]
 pub struct Split {
@@ -93,9 +96,23 @@ impl Format for Split {
 
     #[inline]
     fn prefetch(&self, at: u16) {
-        if at != self.seen_avail {
-            self.layout.prefetch_descriptor(self.layout.avail_entry(at));
+        // An entry that the driver has not filled yet leads to some descriptor, too.
+        let entry = self.layout.avail_entry(at.wrapping_add(AHEAD));
+        self.layout.prefetch_descriptor(entry);
+    }
+
+    #[inline]
+    fn single(&self, head: u16, access: Access) -> Option<(Segment, Chain)> {
+        if head >= self.layout.size() {
+            return None;
         }
+        let segment = chain::single(self.layout.memory(), &self.layout.descriptor(head), access)?;
+        let chain = Chain {
+            id: head,
+            slots: 1,
+            total: segment.len.into(),
+        };
+        Some((segment, chain))
     }
 
     #[inline]
@@ -139,6 +156,13 @@ impl Format for Split {
             slots: 1,
             total: 0,
         })
+    }
+
+    #[inline]
+    fn prefetch_used(&self, count: usize) {
+        for entry in (0..count as u16).step_by(8) {
+            self.layout.prefetch_used(self.next_used.wrapping_add(entry));
+        }
     }
 
     #[inline]

@@ -1,10 +1,13 @@
 //! Rings against the mock driver: what arrives, what is refused, who is told.
 
+mod differential;
 mod hostile;
 mod hostile_packed;
 mod in_order;
 mod inflight;
 mod random;
+mod schedules;
+mod wakeups;
 
 use offload::VnetHeader;
 

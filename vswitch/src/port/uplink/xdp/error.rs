@@ -12,7 +12,9 @@ pub enum XdpError {
     #[error("the port is a trunk, and a NIC that takes tags out of frames loses them")]
     Trunk,
     /// The driver cannot use the socket's memory.
-    #[error("the driver cannot use its memory, so frames would be copied, without large sends: packet sockets are faster")]
+    #[error(
+        "the driver cannot use its memory, so frames would be copied, without large sends: packet sockets are faster"
+    )]
     Copied,
     /// The interface's MTU is too large.
     #[error(

@@ -1,0 +1,120 @@
+//! Lanes that are left alone: with many ports most are idle, and to look at each in every round would cost the busy ones
+//! more than their frames do.
+//!
+//! A lane that had nothing for a while, and whose guest rings when it has (see
+//! [`Backend::rings_reliably`](crate::port::Backend::rings_reliably)), is armed as for a sleep and polled no more until it
+//! rings. Doorbells are looked at between rounds. What concerns a port as a whole, such as a backlog or a filter, wakes the
+//! worker, and then all lanes are polled for a while. A worker with few lanes polls them all.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use introspection::Instant;
+
+use crate::clock;
+
+use super::handle::Rung;
+use super::{Served, Worker};
+
+/// Lanes that are polled whether or not they are idle.
+const FEW: usize = 16;
+/// Rounds in vain after which a lane is left alone.
+const IDLE_ROUNDS: u32 = 256;
+/// Time between two looks at doorbells while the worker is busy.
+const LOOKS: Duration = Duration::from_micros(20);
+
+/// A lane that is polled.
+pub(super) struct Polled {
+    pub(super) served: Served,
+    /// Rounds since it last had anything.
+    pub(super) idle_rounds: u32,
+}
+
+impl Served {
+    /// Has its guest ring, and says whether it may be left alone until it does.
+    fn retire(&self) -> bool {
+        let Self { port, lane } = self;
+        let busy = self.is_vm_queue()
+            || !port.backend.rings_reliably()
+            || port.probe.is_active()
+            || port.has_backlog.load(Ordering::Acquire);
+        if busy {
+            return false;
+        }
+        let queue = lane.id.queue;
+        if port.backend.arm(queue, false) || port.has_backlog.load(Ordering::Acquire) {
+            port.backend.disarm(queue);
+            return false;
+        }
+        true
+    }
+}
+
+impl Worker {
+    /// Polls all lanes from now on.
+    pub(super) fn poll_all(&mut self) {
+        self.polled.clear();
+        let polled = |served: &Served| Polled {
+            served: served.clone(),
+            idle_rounds: 0,
+        };
+        self.polled.extend(self.mine.iter().map(polled));
+        self.disarm();
+    }
+
+    /// Leaves idle lanes alone, and takes up those that rang.
+    pub(super) fn sort_out_idle(&mut self) {
+        let backlog = self.carriage.take_backlog();
+        if self.mine.len() <= FEW {
+            return;
+        }
+        if backlog && self.polled.len() < self.mine.len() {
+            self.poll_all();
+        }
+        self.polled.retain_mut(|lane| {
+            if lane.idle_rounds < IDLE_ROUNDS {
+                return true;
+            }
+            lane.idle_rounds = 0;
+            !lane.served.retire()
+        });
+        if self.polled.len() < self.mine.len() {
+            let now = clock::now();
+            if now >= self.looked.after(LOOKS) {
+                self.looked = now;
+                let rung = self.handle.look();
+                self.heed(&rung, now);
+            }
+        }
+    }
+
+    /// Takes up what rang at this time.
+    pub(super) fn heed(&mut self, rung: &Rung, now: Instant) {
+        if rung.woken && self.polled.len() < self.mine.len() {
+            self.poll_all();
+        }
+        for id in &rung.lanes {
+            let (Some(port), Some(lane)) = (self.table.get(id.port), self.table.lane(*id)) else {
+                continue;
+            };
+            lane.doorbell.store(now.0, Ordering::Relaxed);
+            port.backend.woken(id.queue);
+            let is_polled = |polled: &Polled| polled.served.lane.id == *id;
+            if self.polled.len() < self.mine.len() && !self.polled.iter().any(is_polled) {
+                port.backend.disarm(id.queue);
+                let served = Served {
+                    port: port.clone(),
+                    lane: lane.clone(),
+                };
+                // Its frames are not to wait for those that were idle less long.
+                self.polled.insert(
+                    0,
+                    Polled {
+                        served,
+                        idle_rounds: 0,
+                    },
+                );
+            }
+        }
+    }
+}
