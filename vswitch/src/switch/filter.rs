@@ -93,6 +93,12 @@ pub(crate) fn mirrors(
     let mut mirrors = HashMap::new();
     for name in rules.into_iter().flat_map(RuleSet::mirrors) {
         let Ok(target) = table.named(name) else { continue };
+        if let Some(queue) = target.vm_lane().and_then(|lane| lane.vm_queue.as_ref())
+            && !queue.is_mirrored()
+        {
+            queue.begin_mirroring();
+            shared.renew();
+        }
         // Weak, so that a port whose copies are wanted can go, and a switch, too.
         let (target, shared) = (Arc::downgrade(target), Arc::downgrade(shared));
         let copy: Mirror = Box::new(move |now, packet, arena| {
