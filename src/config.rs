@@ -6,7 +6,8 @@ use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use introspection::RuleFile;
+use introspection::rules::FaultyRule;
+use introspection::{RuleFile, RuleSet};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
 use vswitch::control::{PortConfig, PortKind, WorkerConfig};
@@ -45,12 +46,14 @@ pub enum ConfigError {
         file: PathBuf,
     },
     /// Its text is wrong.
-    #[error("{}:{line}: {message}", file.display())]
+    #[error("{}:{line}:{column}: {message}", file.display())]
     Invalid {
         /// The file.
         file: PathBuf,
         /// The line, counted from 1.
         line: usize,
+        /// The column in that line, in characters counted from 1.
+        column: usize,
         /// The key, the reason and the remedy.
         message: String,
     },
@@ -110,12 +113,25 @@ pub fn load_rules(file: &Path) -> Result<RuleFile, ConfigError> {
     parse_rules(&read(file)?, file)
 }
 
-/// Reads the text of a file of rules; `file` is its name in errors.
+/// Reads the text of a file of rules, and sees whether they can be used; `file` is its name in errors.
 pub fn parse_rules(text: &str, file: &Path) -> Result<RuleFile, ConfigError> {
-    toml::from_str(text).map_err(|error| Source { text, file }.syntax(&error))
+    let source = Source { text, file };
+    let rules: RuleFile = toml::from_str(text).map_err(|error| source.syntax(&error))?;
+    RuleSet::compile(&rules.rule).map_err(|error| {
+        let place = error.place().and_then(|(rule, key)| {
+            let index = match rule {
+                FaultyRule::Number(number) => number.checked_sub(1),
+                FaultyRule::Name(name) => rules.rule.iter().rposition(|rule| rule.name == name),
+            };
+            Places::of(text).of_rule(index?, key)
+        });
+        source.at(place, error.to_string())
+    })?;
+    Ok(rules)
 }
 
-fn read(file: &Path) -> Result<String, ConfigError> {
+/// Reads a text file of a sane length.
+pub(crate) fn read(file: &Path) -> Result<String, ConfigError> {
     let failed = |source| ConfigError::Read {
         file: file.to_owned(),
         source,
@@ -167,16 +183,13 @@ impl Source<'_> {
 
     fn at(&self, span: Option<Range<usize>>, message: String) -> ConfigError {
         let offset = span.unwrap_or_default().start;
-        let line = self
-            .text
-            .bytes()
-            .take(offset)
-            .filter(|octet| *octet == b'\n')
-            .count()
-            + 1;
+        let before = self.text.get(..offset).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|letter| *letter != '\n').count() + 1;
         ConfigError::Invalid {
             file: self.file.to_owned(),
             line,
+            column,
             message,
         }
     }
@@ -221,16 +234,26 @@ impl<'a> Places<'a> {
 
     /// The place of a key of a port, or of the port when it lacks the key.
     fn of_port(&self, index: usize, key: &str) -> Option<Range<usize>> {
-        let ports = self.0.as_ref()?.get("port")?.get_ref();
-        let DeValue::Array(ports) = ports else { return None };
-        let port = ports.get(index)?;
-        let DeValue::Table(table) = port.get_ref() else {
+        self.place("port", index, key)
+    }
+
+    /// The place of a key of a rule, or of the rule when it lacks the key.
+    fn of_rule(&self, index: usize, key: &str) -> Option<Range<usize>> {
+        self.place("rule", index, key)
+    }
+
+    fn place(&self, list: &str, index: usize, key: &str) -> Option<Range<usize>> {
+        let DeValue::Array(tables) = self.0.as_ref()?.get(list)?.get_ref() else {
+            return None;
+        };
+        let one = tables.get(index)?;
+        let DeValue::Table(table) = one.get_ref() else {
             return None;
         };
         Some(
             table
                 .get_key_value(key)
-                .map_or_else(|| port.span(), |(key, _)| key.span()),
+                .map_or_else(|| one.span(), |(key, _)| key.span()),
         )
     }
 }

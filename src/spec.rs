@@ -1,22 +1,23 @@
 //! Ports and filters as people describe them, in the configuration file and on the control socket alike.
 
+mod filter;
+
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use introspection::{Profile, Rule};
+use introspection::Rule;
 use serde::{Deserialize, Serialize};
 use vswitch::control::{
-    FilterConfig, PortConfig, PortKind, Replay, ReplaySpeed, Uplink, UplinkMode, VlanMode, is_port_name,
+    PortConfig, PortKind, Replay, ReplaySpeed, Uplink, UplinkMode, VlanMode, is_port_name,
 };
+
+pub use filter::{FilterSpec, Profiles};
 
 /// Longest path of a Unix socket in octets (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 /// Longest name of a network interface in octets (`IFNAMSIZ` less its terminator).
 const MAX_INTERFACE_NAME: usize = 15;
-/// Longest that a filter may be told to hold a frame, in milliseconds.
-const MAX_DEADLINE_MS: i64 = 60_000;
 /// Largest factor by which a replay may be faster than its recording.
 const MAX_SPEED: u32 = 1_000_000;
 
@@ -67,27 +68,25 @@ pub struct PortSpec {
     /// Largest IP packet in octets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<i64>,
-    /// The filter's profile.
+    /// The filter's profile, or several in the order in which they see frames.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub filter: Option<String>,
+    pub filter: Option<Profiles>,
     /// The longest that the filter may hold a frame, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline_ms: Option<i64>,
-    /// The filter's rules.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub rule: Vec<Rule>,
-}
-
-/// A filter: the body of `PUT /v1/ports/NAME/filter`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct FilterSpec {
-    /// Its profile.
-    pub profile: String,
-    /// The longest that it may hold a frame, in milliseconds.
+    /// `thin-acks`: one acknowledgement of so many passes at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline_ms: Option<i64>,
-    /// Its rules.
+    pub ratio: Option<i64>,
+    /// `coalesce`, `serialize`: octets of a chunk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk: Option<i64>,
+    /// Flows that the filter keeps track of at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flows: Option<i64>,
+    /// What the filter may take for a burst, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_ms: Option<i64>,
+    /// The filter's rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rule: Vec<Rule>,
 }
@@ -120,8 +119,12 @@ impl PortSpec {
         let mtu = self.number("mtu", self.mtu, 1500, 68, 65_535)?;
         let kind = self.kind()?;
         let filter = FilterSpec {
-            profile: self.filter.unwrap_or_else(|| Profile::Off.name().to_owned()),
+            profile: self.filter.unwrap_or_default(),
             deadline_ms: self.deadline_ms,
+            ratio: self.ratio,
+            chunk: self.chunk,
+            flows: self.flows,
+            budget_ms: self.budget_ms,
             rule: self.rule,
         };
         let filter = filter.check().map_err(|error| SpecError {
@@ -377,39 +380,6 @@ impl PortSpec {
                 )
             }
         }
-    }
-}
-
-impl FilterSpec {
-    /// What the switch is to be told.
-    pub fn check(self) -> Checked<FilterConfig> {
-        let profile = match self.profile.parse::<Profile>() {
-            Ok(profile) => profile,
-            Err(mut error) => {
-                error.0 = shorten(&error.0);
-                return refuse("profile", error.to_string());
-            }
-        };
-        let deadline = match self.deadline_ms {
-            None => None,
-            Some(ms @ 1..=MAX_DEADLINE_MS) => Some(Duration::from_millis(ms.unsigned_abs())),
-            Some(ms) => {
-                return refuse(
-                    "deadline-ms",
-                    format!("deadline-ms is {ms}; it must be 1 to {MAX_DEADLINE_MS}"),
-                );
-            }
-        };
-        if !self.rule.is_empty()
-            && let Err(error) = introspection::RuleSet::compile(&self.rule)
-        {
-            return refuse("rule", error.to_string());
-        }
-        Ok(FilterConfig {
-            profile,
-            deadline,
-            rules: self.rule,
-        })
     }
 }
 

@@ -156,7 +156,7 @@ fn every_mistake_is_one_line_with_its_place() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     for (text, line, needles) in MISTAKES {
         let error = refused(dir.path(), text.as_bytes());
-        let place = format!("switch.toml:{line}: ");
+        let place = format!("switch.toml:{line}:");
         assert!(error.contains(&place), "not in line {line}: {error}in\n{text}");
         for needle in needles {
             assert!(error.contains(needle), "{needle:?} is missing: {error}in\n{text}");

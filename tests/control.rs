@@ -217,11 +217,103 @@ fn filters_are_set_shown_and_taken_off() {
     )
     .expect("written");
     let errors = errors_of(&daemon, &["filter", "set", "e0", "inspect", "--rules", &file]);
-    assert!(errors.contains("rules.toml:3: unknown key `patern`"), "{errors}");
+    assert!(
+        errors.contains("rules.toml:3:1: unknown key `patern`"),
+        "{errors}"
+    );
+    let errors = errors_of(&daemon, &["rules", "check", &file]);
+    assert!(errors.contains("rules.toml:3:1:"), "{errors}");
     let errors = errors_of(&daemon, &["filter", "set", "e9", "inspect"]);
     assert!(errors.contains("no port named \"e9\""), "{errors}");
     let errors = errors_of(&daemon, &["filter", "set", "e0", "hold", "--deadline", "0"]);
     assert!(errors.contains("1 to 60000"), "{errors}");
+}
+
+#[test]
+fn rules_that_are_wrong_leave_the_old_ones_in_force() {
+    let daemon = Daemon::start();
+    daemon.cli(&["port", "add", "e0", "--endpoint", "192.0.2.1/24"]);
+    let rules = daemon.path("rules.toml");
+    let file = rules.display().to_string();
+    let set = |text: &str| std::fs::write(&rules, text).expect("written");
+    let good = "[[rule]]\nname = \"a\"\npattern = \"secret\"\naction = \"drop\"\n";
+    set(good);
+    let info = daemon.cli(&[
+        "filter",
+        "set",
+        "e0",
+        "inspect,thin-acks:rx",
+        "--rules",
+        &file,
+        "--ratio",
+        "8",
+    ]);
+    assert_eq!(
+        (&info["stages"], &info["ratio"]),
+        (&json!(["inspect", "thin-acks:rx"]), &json!(8))
+    );
+    for (wrong, place, needle) in [
+        (
+            "[[rule]]\nname = \"b\"\nregex = \"a(\"\naction = \"drop\"\n",
+            ":7:1:",
+            "unclosed group",
+        ),
+        (
+            "[[rule]]\nname = \"b\"\n  pattern = '\\q'\naction = \"drop\"\n",
+            ":7:3:",
+            "starts no escape",
+        ),
+        (
+            "[[rule]]\nname = \"a\"\npattern = 'x'\naction = \"drop\"\n",
+            ":6:1:",
+            "rename",
+        ),
+        (
+            "[[rule]]\nname = \"b\"\npattern = 'x'\naddress = \"192.0.2.0/33\"\naction = \"drop\"\n",
+            ":8:11:",
+            "2001:db8::/32",
+        ),
+    ] {
+        set(&format!("{good}{wrong}"));
+        let errors = errors_of(&daemon, &["filter", "set", "e0", "inspect", "--rules", &file]);
+        assert!(errors.contains(place) && errors.contains(needle), "{errors}");
+    }
+    set("[[rule]]\nname = \"b\"\npattern = \"x\"\naction = \"mirror\"\nmirror-to = \"gone\"\n");
+    let errors = errors_of(&daemon, &["filter", "set", "e0", "inspect", "--rules", &file]);
+    assert!(
+        errors.contains("gone") && errors.contains("add it first"),
+        "{errors}"
+    );
+    let shown = &daemon.cli(&["filter", "show"])[0];
+    assert_eq!((&shown["rules"], &shown["changes"]), (&json!(1), &json!(1)));
+}
+
+#[test]
+fn rules_of_suricata_are_taken_over_as_far_as_they_go() {
+    let daemon = Daemon::start();
+    daemon.cli(&["port", "add", "e0", "--endpoint", "192.0.2.1/24"]);
+    let path = |name| daemon.path(name).display().to_string();
+    let (rules, toml) = (path("local.rules"), path("local.toml"));
+    std::fs::write(
+        &rules,
+        "alert tcp any any -> $HOME_NET 80 (msg:\"one\"; content:\"GET |2f|\"; nocase; sid:1;)\n\
+         alert http any any -> any any (msg:\"two\"; content:\"x\"; sid:2;)\n",
+    )
+    .expect("written");
+    let variable = ["--var", "HOME_NET=192.0.2.0/24"];
+    let args = [&["rules", "import", &rules, "-o", &toml][..], &variable].concat();
+    let output = daemon.command(&args).output().expect("the CLI runs");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{errors}");
+    assert!(errors.contains("local.rules:2: sid 2: not taken"), "{errors}");
+    assert!(errors.contains("1 rules taken, 1 not"), "{errors}");
+    let told = daemon.cli(&args);
+    assert_eq!(
+        (&told["rules"][0]["nocase"], &told["refused"][0]["line"]),
+        (&json!(true), &json!(2))
+    );
+    let info = daemon.cli(&["filter", "set", "e0", "inspect", "--rules", &toml]);
+    assert_eq!(info["rules"], json!(1));
 }
 
 /// A port to be added.

@@ -7,10 +7,11 @@
 //! dropped is not worth keeping.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use offload::FrameMeta;
 
-use crate::rules::RuleMatch;
+use crate::rules::{RuleMatch, RuleSet};
 use crate::{
     Action, Direction, Filter, FilterCounters, FrameId, FrameRef, Instant, Needs, Profile, ReleaseCause,
 };
@@ -113,7 +114,13 @@ impl FilterChain {
     /// Carries on with what the member at `index` says of frames that it held.
     fn carry_on(&mut self, index: usize, action: Action, out: &mut Vec<Action>) {
         match action {
-            Action::Release(id, cause) => {
+            Action::Release(id, cause) | Action::Join(id, cause) => {
+                // The last member's frames leave as it says; what stands behind it is not made one before that.
+                if index + 1 == self.members.len() {
+                    self.kept.remove(&id);
+                    out.push(action);
+                    return;
+                }
                 let Some(kept) = self.kept.remove(&id) else { return };
                 let frame = FrameRef {
                     id,
@@ -129,7 +136,7 @@ impl FilterChain {
                 self.kept.remove(&id);
                 out.push(action);
             }
-            Action::Forward(_) | Action::Hold(_) | Action::Reset(_) => out.push(action),
+            Action::Forward(_) | Action::Hold(_) | Action::Reset(_) | Action::Mirror(..) => out.push(action),
         }
     }
 
@@ -232,8 +239,18 @@ impl Filter for FilterChain {
             sum.resets += one.resets;
             sum.failed_open += one.failed_open;
             sum.conflicts += one.conflicts;
+            sum.mirrored += one.mirrored;
+            sum.joined += one.joined;
+            sum.thinned += one.thinned;
         }
         sum
+    }
+
+    /// Rules are the first member's.
+    fn set_rules(&mut self, rules: Option<Arc<RuleSet>>) -> bool {
+        self.members
+            .first_mut()
+            .is_some_and(|member| member.set_rules(rules))
     }
 
     fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {
@@ -247,8 +264,7 @@ impl Filter for FilterChain {
 mod tests {
     use super::*;
     use crate::testing::{Port, Segment};
-    use crate::{FilterOptions, Rule, RuleAction, RuleProtocol, RuleSet, build};
-    use std::sync::Arc;
+    use crate::{FilterOptions, Rule, RuleAction, build};
 
     fn member(profile: Profile) -> Box<dyn Filter> {
         build(profile, FilterOptions::default()).expect("not off")
@@ -258,9 +274,8 @@ mod tests {
         let rule = Rule {
             name: "x".to_owned(),
             pattern: "x".to_owned(),
-            protocol: RuleProtocol::Any,
-            port: None,
             action: RuleAction::Drop,
+            ..Rule::default()
         };
         let rules = Some(Arc::new(RuleSet::compile(&[rule]).expect("good")));
         let options = FilterOptions {

@@ -13,12 +13,13 @@
 use core::fmt;
 use core::str::FromStr;
 use core::time::Duration;
+use std::sync::Arc;
 
 use offload::FrameMeta;
 use serde::{Deserialize, Serialize};
 
 use crate::Instant;
-use crate::rules::RuleMatch;
+use crate::rules::{RuleMatch, RuleSet};
 
 /// The owner's name for a frame; never given twice in a filter's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,8 +69,13 @@ pub enum Action {
     Hold(FrameId),
     /// A frame held earlier goes on, for this reason.
     Release(FrameId, ReleaseCause),
+    /// A held frame goes on as [`Action::Release`] says. The frame that went on just before it is of the same flow, and the owner
+    /// makes one large frame of the two where it can.
+    Join(FrameId, ReleaseCause),
     /// A frame of this burst, or one held earlier, is discarded.
     Drop(FrameId, DropCause),
+    /// A frame of this burst is copied to the port of this name; what becomes of the frame itself follows.
+    Mirror(FrameId, Arc<str>),
     /// The connection of the frame is torn down: the owner sends a RST to both its ends. The frame itself
     /// gets its own `Drop` before.
     Reset(FrameId),
@@ -96,6 +102,8 @@ pub enum DropCause {
     Rule,
     /// The flow was reset by a rule before.
     FlowReset,
+    /// A later acknowledgement says as much.
+    Thinned,
 }
 
 /// A packet-introspection filter on one port. Sans-I/O: it takes the time and frames and returns actions.
@@ -120,6 +128,13 @@ pub trait Filter: Send {
 
     /// What it has counted so far.
     fn counters(&self) -> FilterCounters;
+
+    /// Goes on with other rules: flows stay known, and what was denied stays denied. False when the filter has no rules to
+    /// exchange.
+    fn set_rules(&mut self, rules: Option<Arc<RuleSet>>) -> bool {
+        let _ = rules;
+        false
+    }
 
     /// Moves the most recent rule matches, at most some hundreds of them, to the end of `matches`. Filters
     /// without rules have none.
@@ -157,6 +172,15 @@ pub struct FilterCounters {
     /// Frames that carried other octets than were judged for the same place in their stream.
     #[serde(default)]
     pub conflicts: u64,
+    /// Copies made for other ports.
+    #[serde(default)]
+    pub mirrored: u64,
+    /// Frames that were made one with the frame before them.
+    #[serde(default)]
+    pub joined: u64,
+    /// Acknowledgements left out.
+    #[serde(default)]
+    pub thinned: u64,
 }
 
 /// A filter's named behaviour.
@@ -171,11 +195,22 @@ pub enum Profile {
     Hold,
     /// Lets one unacknowledged chunk per flow and direction through.
     Serialize,
+    /// Makes one frame of adjacent segments.
+    Coalesce,
+    /// Leaves out some of the pure acknowledgements.
+    ThinAcks,
 }
 
 impl Profile {
     /// Every profile, in the order of the documentation.
-    pub const ALL: [Self; 4] = [Self::Off, Self::Inspect, Self::Hold, Self::Serialize];
+    pub const ALL: [Self; 6] = [
+        Self::Off,
+        Self::Inspect,
+        Self::Hold,
+        Self::Serialize,
+        Self::Coalesce,
+        Self::ThinAcks,
+    ];
 
     /// The profile's name on the command line and in configuration.
     pub const fn name(self) -> &'static str {
@@ -184,6 +219,8 @@ impl Profile {
             Self::Inspect => "inspect",
             Self::Hold => "hold",
             Self::Serialize => "serialize",
+            Self::Coalesce => "coalesce",
+            Self::ThinAcks => "thin-acks",
         }
     }
 
@@ -191,12 +228,14 @@ impl Profile {
     ///
     /// `hold`: 50 ms, below the shortest retransmission time-out in use (200 ms) and about what store-and-forward
     /// inspection costs. `serialize`: 1 s, so that no delayed acknowledgement (200 ms at most, 500 ms by RFC 9293,
-    /// 3.8.6.3) is cut short by it.
+    /// 3.8.6.3) is cut short by it. `coalesce`: 1 ms, what adapters wait for more. `thin-acks`: 10 ms.
     pub const fn default_deadline(self) -> Option<Duration> {
         match self {
             Self::Off | Self::Inspect => None,
             Self::Hold => Some(Duration::from_millis(50)),
             Self::Serialize => Some(Duration::from_secs(1)),
+            Self::Coalesce => Some(Duration::from_millis(1)),
+            Self::ThinAcks => Some(Duration::from_millis(10)),
         }
     }
 
@@ -214,7 +253,9 @@ impl fmt::Display for Profile {
 
 /// A name that is no profile's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no filter profile; the profiles are off, inspect, hold and serialize")]
+#[error(
+    "\"{0}\" is no filter profile; the profiles are off, inspect, hold, serialize, coalesce and thin-acks"
+)]
 pub struct ParseProfileError(pub String);
 
 impl FromStr for Profile {

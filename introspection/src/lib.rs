@@ -24,5 +24,5 @@ pub use filter::{
 };
 pub use flow::{Endpoint, FlowKey};
 pub use instant::Instant;
-pub use profile::{Caps, FilterOptions, build};
-pub use rules::{Rule, RuleAction, RuleError, RuleFile, RuleMatch, RuleProtocol, RuleSet};
+pub use profile::{Caps, FilterOptions, build, compose};
+pub use rules::{Rule, RuleAction, RuleError, RuleFile, RuleMatch, RulePart, RuleProtocol, RuleSet};

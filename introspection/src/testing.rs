@@ -236,11 +236,15 @@ impl Port {
                     self.held.insert(id, frame.expect("a burst"));
                     continue;
                 }
-                Action::Release(id, cause) => {
+                Action::Release(id, cause) | Action::Join(id, cause) => {
                     self.causes.push(cause);
                     self.held.remove(&id).expect("held")
                 }
-                Action::Drop(..) | Action::Reset(_) => continue,
+                Action::Drop(id, _) => {
+                    self.held.remove(&id);
+                    continue;
+                }
+                Action::Reset(_) | Action::Mirror(..) => continue,
             };
             self.watcher
                 .observe(now, Point::exit(direction), direction, &meta);

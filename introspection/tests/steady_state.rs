@@ -10,7 +10,7 @@ use std::sync::Arc;
 use counting::{Counting, allocations};
 use introspection::stage::StageHistograms;
 use introspection::stall::StallWatcher;
-use introspection::{FilterOptions, Profile, Rule, RuleAction, RuleProtocol, RuleSet, build};
+use introspection::{FilterOptions, Profile, Rule, RuleAction, RuleSet, build};
 use traffic::{FRAMES, Traffic};
 
 #[global_allocator]
@@ -20,9 +20,8 @@ fn rules() -> Arc<RuleSet> {
     let rule = Rule {
         name: "absent".to_owned(),
         pattern: "never there".to_owned(),
-        protocol: RuleProtocol::Any,
-        port: None,
         action: RuleAction::Drop,
+        ..Rule::default()
     };
     Arc::new(RuleSet::compile(&[rule]).expect("good"))
 }

@@ -9,7 +9,7 @@ use vswitch::control::FilterInfo;
 use super::{Common, port_target, table};
 use crate::config::load_rules;
 use crate::daemon::api::filter_body;
-use crate::spec::FilterSpec;
+use crate::spec::{FilterSpec, Profiles};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -18,7 +18,9 @@ pub(super) enum Command {
   enlight filter set v0 inspect --rules rules.toml
       Look at every frame, hold none.
   enlight filter set v0 hold --deadline 5
-      Hold segments until a message is complete, but no longer than 5 ms.")]
+      Hold segments until a message is complete, but no longer than 5 ms.
+  enlight filter set v0 inspect,thin-acks:rx --rules rules.toml --ratio 8
+      Apply rules, and leave out seven of eight acknowledgements that enter the guest.")]
     Set(SetArgs),
     /// Take a port's filter out of the path
     #[command(after_help = "Example:\n  enlight filter off v0")]
@@ -32,12 +34,26 @@ pub(super) enum Command {
 pub(super) struct SetArgs {
     /// The port
     port: String,
-    /// off, inspect, hold or serialize
-    profile: Profile,
+    /// off, inspect, hold, serialize, coalesce or thin-acks; or several with commas between, which see frames in this order. PROFILE:tx
+    /// and PROFILE:rx act on one direction only
+    #[arg(value_name = "PROFILE,...")]
+    profile: Profiles,
     /// The longest that it may hold a frame, in milliseconds, 1 to 60000
     #[arg(long, value_name = "MS", allow_negative_numbers = true)]
     deadline: Option<i64>,
-    /// A TOML file of `[[rule]]` tables: name, pattern, action (alert, drop or reset), and, if wanted, protocol and port
+    /// thin-acks: let one acknowledgement of N pass at once, 1 to 64
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    ratio: Option<i64>,
+    /// coalesce: payload octets of a merged frame at most; serialize: octets that may be unacknowledged; 1 to 65535
+    #[arg(long, value_name = "OCTETS", allow_negative_numbers = true)]
+    chunk: Option<i64>,
+    /// Flows that it keeps track of at most, 1 to 4194304; 65536 without
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    flows: Option<i64>,
+    /// What it may take for a burst, in milliseconds, 1 to 60000; who takes longer again and again is taken out of the path
+    #[arg(long, value_name = "MS", allow_negative_numbers = true)]
+    budget: Option<i64>,
+    /// A TOML file of `[[rule]]` tables, as docs/rules.md has them
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
     #[command(flatten)]
@@ -69,8 +85,12 @@ pub(super) fn run(command: Command) -> Result<()> {
                 .unwrap_or_default()
                 .rule;
             let spec = FilterSpec {
-                profile: args.profile.name().to_owned(),
+                profile: args.profile,
                 deadline_ms: args.deadline,
+                ratio: args.ratio,
+                chunk: args.chunk,
+                flows: args.flows,
+                budget_ms: args.budget,
                 rule,
             };
             // Mistakes are told even when no switch runs.
@@ -90,7 +110,7 @@ fn put(common: &Common, port: &str, spec: &FilterSpec) -> Result<()> {
         .client()
         .send("PUT", &port_target(port, "/filter")?, spec)?;
     common.print(&info, |info| {
-        format!("port {}: filter {}", info.port, info.profile)
+        format!("port {}: filter {}", info.port, stages(info))
     })
 }
 
@@ -101,7 +121,7 @@ fn show(filters: &[FilterInfo]) -> String {
             let counters = &filter.counters;
             vec![
                 filter.port.clone(),
-                filter.profile.to_string(),
+                stages(filter),
                 deadline(filter),
                 filter.rules.to_string(),
                 filter.changes.to_string(),
@@ -112,14 +132,32 @@ fn show(filters: &[FilterInfo]) -> String {
                 counters.matches.to_string(),
                 counters.dropped.to_string(),
                 counters.failed_open.to_string(),
+                filter.over_budget.to_string(),
             ]
         })
         .collect();
     let heading = [
         "PORT", "PROFILE", "DEADLINE", "RULES", "CHANGES", "FRAMES", "FLOWS", "HELD", "OVERDUE", "MATCHES",
-        "DROPPED", "UNJUDGED",
+        "DROPPED", "UNJUDGED", "SLOW",
     ];
-    table::render(&heading, &rows)
+    let mut text = table::render(&heading, &rows);
+    for filter in filters {
+        if let Some(failure) = &filter.failure {
+            text.push_str(&format!(
+                "\nport {}: the filter is out of the path since it {failure}; set it again to use it",
+                filter.port
+            ));
+        }
+    }
+    text
+}
+
+/// The profiles in their order.
+fn stages(filter: &FilterInfo) -> String {
+    if filter.stages.is_empty() {
+        return filter.profile.to_string();
+    }
+    filter.stages.join(",")
 }
 
 /// The longest that a filter holds a frame; the profile's own choice if nobody made another.

@@ -4,6 +4,7 @@ mod capture;
 mod diagnose;
 mod filter;
 mod port;
+mod rules;
 mod stats;
 mod switch;
 mod table;
@@ -45,6 +46,9 @@ enum Command {
     /// Set and show the filters of ports
     #[command(subcommand)]
     Filter(filter::Command),
+    /// Check rules for filters, and take over others'
+    #[command(subcommand)]
+    Rules(rules::Command),
     /// Show a switch's counters
     Stats(stats::Args),
     /// Write a port's frames to a pcapng file
@@ -80,6 +84,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Switch(command) => switch::run(command)?,
         Command::Port(command) => port::run(command)?,
         Command::Filter(command) => filter::run(command)?,
+        Command::Rules(command) => rules::run(command)?,
         Command::Stats(args) => stats::run(&args)?,
         Command::Capture(args) => capture::run(&args)?,
         Command::Diagnose(args) => diagnose::run(&args)?,

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use vswitch::control::{PortInfo, PortKind, VlanMode};
 
 use super::{Common, port_target, table};
-use crate::spec::PortSpec;
+use crate::spec::{PortSpec, Profiles};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -106,9 +106,9 @@ pub(super) struct AddArgs {
     #[arg(long, value_name = "OCTETS", allow_negative_numbers = true)]
     mtu: Option<i64>,
 
-    /// The filter's profile: off, inspect, hold or serialize
-    #[arg(long, value_name = "PROFILE")]
-    filter: Option<String>,
+    /// The filter's profile: off, inspect, hold, serialize, coalesce or thin-acks; or several
+    #[arg(long, value_name = "PROFILE,...")]
+    filter: Option<Profiles>,
 
     #[command(flatten)]
     common: Common,

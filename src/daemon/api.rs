@@ -52,6 +52,8 @@ impl From<ControlError> for ApiError {
             ControlError::BadName(_)
             | ControlError::BadVlan { .. }
             | ControlError::OutOfRange { .. }
+            | ControlError::Chain { .. }
+            | ControlError::Mirror { .. }
             | ControlError::Rules { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             ControlError::Worker { .. } | ControlError::Placement(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
@@ -166,7 +168,7 @@ fn bad_query(message: String) -> ApiError {
 /// The body that sets a filter to `profile` and nothing more.
 pub fn filter_body(profile: Profile) -> FilterSpec {
     FilterSpec {
-        profile: profile.name().to_owned(),
+        profile: profile.into(),
         ..FilterSpec::default()
     }
 }

@@ -74,7 +74,7 @@ fn quiet(run: &Run) -> String {
     match run.filter {
         Profile::Off => "no filter in the path".to_owned(),
         Profile::Inspect => format!("each frame was judged at once ({judged} a frame) and none held"),
-        Profile::Hold | Profile::Serialize if held < 1.0 => {
+        Profile::Hold | Profile::Serialize | Profile::Coalesce | Profile::ThinAcks if held < 1.0 => {
             format!("the filter took {judged} a frame and held next to nothing")
         }
         Profile::Hold => format!(
@@ -83,6 +83,14 @@ fn quiet(run: &Run) -> String {
         ),
         Profile::Serialize => format!(
             "the filter held segments for the ACK of the one before, which came at once ({} a frame on average)",
+            micros(held)
+        ),
+        Profile::Coalesce => format!(
+            "the filter held segments for those that follow them ({} a frame on average)",
+            micros(held)
+        ),
+        Profile::ThinAcks => format!(
+            "the filter held some ACKs for later ones to take their place ({} a frame on average)",
             micros(held)
         ),
     }

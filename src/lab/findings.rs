@@ -14,13 +14,13 @@ const MAX_EVIDENCE: usize = 16;
 /// What the profiles that look at payload look for: a well-known test signature that the workloads never send.
 pub(super) fn rules(profile: Profile) -> Vec<Rule> {
     match profile {
-        Profile::Off | Profile::Serialize => Vec::new(),
+        Profile::Off | Profile::Serialize | Profile::Coalesce | Profile::ThinAcks => Vec::new(),
         Profile::Inspect | Profile::Hold => vec![Rule {
             name: "test-signature".to_owned(),
             pattern: "EICAR-STANDARD-ANTIVIRUS-TEST-FILE".to_owned(),
             protocol: RuleProtocol::Tcp,
-            port: None,
             action: RuleAction::Alert,
+            ..Rule::default()
         }],
     }
 }

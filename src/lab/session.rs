@@ -85,6 +85,7 @@ impl Session<'_, '_> {
             profile,
             deadline: self.args.deadline.map(Duration::from_millis),
             rules: findings::rules(profile),
+            ..FilterConfig::default()
         };
         self.switch
             .set_filter(FILTER_PORT, &config)

@@ -1,14 +1,16 @@
 //! Typed control of a running switch: what it is told, and what it tells.
 
-use std::path::PathBuf;
-use std::time::Duration;
+mod filter;
 
-use introspection::{FilterCounters, Profile};
+use std::path::PathBuf;
+
+use introspection::Profile;
 use offload::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::CounterSnapshot;
 use crate::port::{BackendStatus, Capabilities};
+pub use filter::{FilterConfig, FilterInfo, FilterStage};
 
 /// How a switch is to be started.
 #[derive(Clone, Debug, Default)]
@@ -200,27 +202,6 @@ impl Default for VlanMode {
     }
 }
 
-/// A port's filter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FilterConfig {
-    /// The profile.
-    pub profile: Profile,
-    /// The longest that it may hold a frame; `None` for the profile's own choice.
-    pub deadline: Option<Duration>,
-    /// Rules for the profiles that look at payload.
-    pub rules: Vec<introspection::Rule>,
-}
-
-impl Default for FilterConfig {
-    fn default() -> Self {
-        Self {
-            profile: Profile::Off,
-            deadline: None,
-            rules: Vec::new(),
-        }
-    }
-}
-
 /// A port as it stands.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PortInfo {
@@ -246,23 +227,6 @@ pub struct PortInfo {
     pub macs: Vec<String>,
     /// Microseconds from the port's making to the first frame that its guest sent.
     pub first_frame_us: Option<u64>,
-}
-
-/// A port's filter as it stands.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FilterInfo {
-    /// The port.
-    pub port: String,
-    /// The profile.
-    pub profile: Profile,
-    /// The longest that it may hold a frame, in milliseconds.
-    pub deadline_ms: Option<u64>,
-    /// Rules in force.
-    pub rules: usize,
-    /// Times that it was set.
-    pub changes: u64,
-    /// What the filter in force has counted.
-    pub counters: FilterCounters,
 }
 
 /// Counters of one port.
@@ -448,6 +412,24 @@ pub enum ControlError {
         port: String,
         /// What is wrong with them.
         source: introspection::RuleError,
+    },
+    /// The filter's profiles make no chain.
+    #[error("port {port}: {source}")]
+    Chain {
+        /// The port.
+        port: String,
+        /// Why not.
+        source: introspection::ChainError,
+    },
+    /// A copy would come to where it is copied again.
+    #[error("port {port}: a rule cannot mirror to port {to}, {reason}")]
+    Mirror {
+        /// The port.
+        port: String,
+        /// The port that was to get copies.
+        to: String,
+        /// Why not, and what would do.
+        reason: &'static str,
     },
     /// The switch is full.
     #[error("the switch has {0} ports already, as many as it can have")]

@@ -54,6 +54,8 @@ drop_reasons! {
     FilterRule = "filter_rule",
     /// Of a flow that a filter reset.
     FilterReset = "filter_reset",
+    /// An acknowledgement that the profile `thin-acks` left out.
+    FilterThinned = "filter_thinned",
     /// The peer's memory vanished while the frame was being copied.
     MemoryLost = "memory_lost",
     /// The interface's driver refused it.

@@ -8,24 +8,29 @@
 //! under the same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they
 //! came, even if another worker took their lane over meanwhile.
 
+mod guarded;
+mod join;
+mod judge;
+
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use introspection::stall::{Point, Stall, StallCounts, StallWatcher};
-use introspection::{
-    Action, Direction, DropCause, Filter, FilterCounters, FrameId, FrameRef, Instant, Needs, Profile,
-};
+use introspection::{Action, Direction, DropCause, Filter, FrameId, Instant, Profile, RuleSet};
 use offload::Offloads;
 use offload::build::{MAX_RESET_LEN, ResetTo, tcp_reset};
+use offload::coalesce::Coalescer;
 use parking_lot::Mutex;
 
 use crate::capture::CaptureSink;
 use crate::clock;
-use crate::control::FilterConfig;
+use crate::control::{FilterConfig, FilterInfo};
 use crate::counters::{DropReason, PortCounters};
-use crate::frame::BURST;
 use crate::lane::LaneId;
 use crate::packet::{Arena, Packet};
+use guarded::Guarded;
+use judge::Batch;
 
 /// A port's probe.
 pub(crate) struct Probe {
@@ -47,6 +52,9 @@ pub(crate) struct Wakes {
     pub(crate) owner: bool,
 }
 
+/// Takes a copy of a packet to another port.
+pub(crate) type Mirror = Box<dyn Fn(Instant, &Packet, &Arena) + Send>;
+
 /// Packets that leave a probe, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Passed {
@@ -58,7 +66,13 @@ pub(crate) struct Passed {
 
 #[derive(Default)]
 struct Inner {
-    filter: Option<Box<dyn Filter>>,
+    /// The port's name.
+    name: String,
+    filter: Option<Guarded>,
+    /// Why the filter that was set last is out of the path.
+    failure: Option<String>,
+    /// Ports that rules may copy to, by name.
+    mirrors: HashMap<Arc<str>, Mirror>,
     config: FilterConfig,
     changes: u64,
     next_id: u64,
@@ -71,6 +85,9 @@ struct Inner {
     watched: bool,
     captures: Vec<CaptureSink>,
     actions: Vec<Action>,
+    /// Packets that are let go together, while their actions are read.
+    run: Vec<Held>,
+    joiner: Option<Box<Coalescer>>,
 }
 
 /// A packet kept for later, with its octets.
@@ -101,6 +118,13 @@ impl Default for Probe {
 }
 
 impl Probe {
+    /// The probe of the port of this name.
+    pub(crate) fn new(name: &str) -> Self {
+        let probe = Self::default();
+        name.clone_into(&mut probe.inner.lock().name);
+        probe
+    }
+
     /// Whether anything is there at all: the one branch per burst that an idle probe costs.
     pub(crate) fn is_active(&self) -> bool {
         self.active.load(Ordering::Acquire)
@@ -141,15 +165,14 @@ impl Probe {
         if inner
             .filter
             .as_ref()
-            .and_then(|filter| filter.next_deadline())
+            .and_then(|filter| filter.get().next_deadline())
             .is_some_and(|at| at <= now)
         {
             let mut actions = std::mem::take(&mut inner.actions);
-            if let Some(filter) = inner.filter.as_mut() {
-                filter.expire(now, &mut actions);
-            }
+            let failure = inner.attempt(&mut actions, |filter, actions| filter.expire(now, actions));
             others = inner.carry_out(now, &mut actions, None, passed, Some(carrier));
             inner.actions = actions;
+            others |= inner.take_out(now, failure);
         }
         self.settle(&mut inner);
         others
@@ -171,7 +194,11 @@ impl Probe {
         let mut inner = self.inner.lock();
         inner.drain(clock::now());
         let watching = inner.is_watching();
-        inner.filter = filter;
+        if let Some(old) = inner.filter.take() {
+            old.end();
+        }
+        inner.filter = filter.map(|filter| Guarded::new(filter, config.budget));
+        inner.failure = None;
         inner.config = config;
         inner.changes += 1;
         if !watching && inner.filter.is_some() {
@@ -179,6 +206,38 @@ impl Probe {
             inner.watcher = Some(StallWatcher::default());
         }
         self.settle(&mut inner);
+    }
+
+    /// Exchanges the rules of the filter in force, if it is one of this configuration but for its rules: flows stay known. False when
+    /// it is not.
+    pub(crate) fn set_rules(&self, rules: Option<&Arc<RuleSet>>, config: &FilterConfig) -> bool {
+        let mut inner = self.inner.lock();
+        if !inner.config.differs_in_rules_only(config) {
+            return false;
+        }
+        let mut done = false;
+        let mut actions = Vec::new();
+        let failure = inner.attempt(&mut actions, |filter, _| done = filter.set_rules(rules.cloned()));
+        if done {
+            inner.config = config.clone();
+            inner.changes += 1;
+        }
+        inner.take_out(clock::now(), failure);
+        done
+    }
+
+    /// Names the ports that rules may copy to from now on.
+    pub(crate) fn set_mirrors(&self, mirrors: HashMap<Arc<str>, Mirror>) {
+        self.inner.lock().mirrors = mirrors;
+    }
+
+    /// Whether rules copy to a port of this name, or to any.
+    pub(crate) fn mirrors_to(&self, name: Option<&str>) -> bool {
+        let inner = self.inner.lock();
+        inner
+            .mirrors
+            .keys()
+            .any(|port| name.is_none_or(|name| **port == *name))
     }
 
     /// Watches for stalls, from now and from zero, or stops.
@@ -210,21 +269,36 @@ impl Probe {
             || inner.is_watching()
             || !inner.captures.is_empty()
             || !inner.outboxes.is_empty();
-        let deadline = inner.filter.as_ref().and_then(|filter| filter.next_deadline());
+        let deadline = inner
+            .filter
+            .as_ref()
+            .and_then(|filter| filter.get().next_deadline());
         let due = deadline.map_or(NEVER, |at| at.0);
         self.active.store(any, Ordering::Release);
         due < self.due.swap(due, Ordering::AcqRel)
     }
 
-    /// Filter configuration, changes so far and the filter's counters.
-    pub(crate) fn filter(&self) -> (FilterConfig, u64, FilterCounters) {
+    /// The filter as it stands.
+    pub(crate) fn filter(&self) -> FilterInfo {
         let inner = self.inner.lock();
-        let counters = inner
-            .filter
-            .as_ref()
-            .map(|filter| filter.counters())
-            .unwrap_or_default();
-        (inner.config.clone(), inner.changes, counters)
+        let filter = inner.filter.as_ref();
+        let config = &inner.config;
+        let stages = config.stages();
+        FilterInfo {
+            port: inner.name.clone(),
+            profile: config.profile,
+            stages: stages.iter().map(ToString::to_string).collect(),
+            deadline_ms: config
+                .deadline
+                .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
+            ratio: config.ratio,
+            chunk: config.chunk,
+            rules: config.rules.len(),
+            changes: inner.changes,
+            counters: filter.map(|filter| filter.get().counters()).unwrap_or_default(),
+            over_budget: filter.map_or(0, Guarded::over_budget),
+            failure: inner.failure.clone(),
+        }
     }
 
     /// The profile in force.
@@ -296,61 +370,6 @@ impl Inner {
         }
     }
 
-    /// Shows packets to the filter and does what it says.
-    fn judge(
-        &mut self,
-        now: Instant,
-        direction: Direction,
-        packets: &mut Vec<Packet>,
-        passed: &mut Passed,
-        carrier: &mut Carrier<'_>,
-    ) -> bool {
-        let first = self.next_id;
-        self.next_id += packets.len() as u64;
-        let mut actions = std::mem::take(&mut self.actions);
-        if let Some(filter) = &mut self.filter {
-            let payload = filter.needs() == Needs::Payload;
-            if payload {
-                for packet in packets.iter_mut() {
-                    carrier.arena.make_private(packet);
-                }
-            }
-            let mut frames = arrayvec::ArrayVec::<FrameRef<'_>, BURST>::new();
-            for (packet, id) in packets.iter().zip(first..) {
-                let judged = if payload {
-                    payload_of(packet, carrier.arena)
-                } else {
-                    &[]
-                };
-                let frame = FrameRef {
-                    id: FrameId(id),
-                    direction,
-                    meta: &packet.meta,
-                    payload: judged,
-                    gso_size: packet.gso_size(),
-                };
-                if frames.try_push(frame).is_err() {
-                    break;
-                }
-            }
-            filter.inspect(now, &frames, &mut actions);
-            fail_open(first, frames.len(), &mut actions);
-        }
-        let spent = clock::now().since(now);
-        for packet in packets.iter_mut() {
-            packet.times.filter += spent;
-        }
-        let batch = Batch {
-            first,
-            direction,
-            packets,
-        };
-        let others = self.carry_out(now, &mut actions, Some(&batch), passed, Some(carrier));
-        packets.clear();
-        self.actions = actions;
-        others
-    }
-
     /// Does what a filter said, in order. True when packets went to other lanes' outboxes.
     fn carry_out(
         &mut self,
@@ -361,75 +380,69 @@ impl Inner {
         mut carrier: Option<&mut Carrier<'_>>,
     ) -> bool {
         let mut others = false;
-        let mut dropped: Option<(Packet, Direction)> = None;
-        let find = |id: FrameId| {
-            let batch = batch?;
-            let index = usize::try_from(id.0.checked_sub(batch.first)?).ok()?;
-            batch.packets.get(index).map(|packet| (*packet, batch.direction))
-        };
-        for action in actions.drain(..) {
-            match (action, carrier.as_deref_mut()) {
-                (Action::Forward(id), Some(carrier)) => {
-                    if let Some((packet, direction)) = find(id) {
-                        self.leave(now, direction, packet, passed, carrier);
-                    }
+        let mut list = actions.drain(..).peekable();
+        let mut dropped = None;
+        while let Some(action) = list.next() {
+            if let Action::Release(id, _) | Action::Join(id, _) = action {
+                self.run.extend(self.held.remove(&id));
+                if !matches!(list.peek(), Some(Action::Join(..))) {
+                    others |= self.release_run(now, passed, carrier.as_deref_mut());
                 }
-                (Action::Hold(id), Some(carrier)) => {
-                    if let Some((packet, direction)) = find(id) {
-                        let octets = carrier.arena.private_copy(packet.octets, packet.meta.frame_len);
-                        let held = Held {
-                            packet,
-                            direction,
-                            octets,
-                            origin: carrier.lane,
-                            since: now,
-                        };
-                        self.held.insert(id, held);
-                    }
-                }
-                (Action::Release(id, _cause), carrier) => {
-                    others |= self.release(now, id, passed, carrier);
-                }
-                (Action::Drop(id, cause), Some(carrier)) => {
-                    let packet =
-                        find(id).or_else(|| self.held.remove(&id).map(|held| (held.packet, held.direction)));
-                    if let Some((packet, direction)) = packet {
-                        count_drop(carrier.counters, direction, cause);
-                        dropped = Some((packet, direction));
-                    }
-                }
-                (Action::Reset(_), Some(carrier)) => {
-                    if let Some((packet, direction)) = dropped.take() {
-                        self.reset(now, &packet, direction, passed, carrier);
-                    }
-                }
-                (Action::Forward(_) | Action::Hold(_) | Action::Drop(..) | Action::Reset(_), None) => {}
+            } else if let Some(carrier) = carrier.as_deref_mut() {
+                self.carry_on(now, &action, batch, &mut dropped, passed, carrier);
             }
         }
         others
     }
 
-    /// Lets a held packet go on: at once if the carrier is its origin, else by its origin's outbox.
-    fn release(
+    /// Does what a filter said of one packet, but for releasing it.
+    fn carry_on(
         &mut self,
         now: Instant,
-        id: FrameId,
+        action: &Action,
+        batch: Option<&Batch<'_>>,
+        dropped: &mut Option<(Packet, Direction)>,
         passed: &mut Passed,
-        carrier: Option<&mut Carrier<'_>>,
-    ) -> bool {
-        let Some(mut held) = self.held.remove(&id) else {
-            return false;
-        };
-        held.packet.times.hold += now.since(held.since);
-        match carrier {
-            Some(carrier) if carrier.lane == held.origin => {
-                self.resume(now, held, passed, carrier);
-                false
+        carrier: &mut Carrier<'_>,
+    ) {
+        let find = |id: FrameId| batch?.find(id);
+        match action {
+            Action::Forward(id) => {
+                if let Some((packet, direction)) = find(*id) {
+                    self.leave(now, direction, packet, passed, carrier);
+                }
             }
-            _ => {
-                self.outbox(held);
-                true
+            Action::Hold(id) => {
+                if let Some((packet, direction)) = find(*id) {
+                    let octets = carrier.arena.private_copy(packet.octets, packet.meta.frame_len);
+                    let held = Held {
+                        packet,
+                        direction,
+                        octets,
+                        origin: carrier.lane,
+                        since: now,
+                    };
+                    self.held.insert(*id, held);
+                }
             }
+            Action::Drop(id, cause) => {
+                let held = || self.held.remove(id).map(|held| (held.packet, held.direction));
+                if let Some((packet, direction)) = find(*id).or_else(held) {
+                    count_drop(carrier.counters, direction, *cause);
+                    *dropped = Some((packet, direction));
+                }
+            }
+            Action::Reset(_) => {
+                if let Some((packet, direction)) = dropped.take() {
+                    self.reset(now, &packet, direction, passed, carrier);
+                }
+            }
+            Action::Mirror(id, port) => {
+                if let (Some((packet, _)), Some(copy)) = (find(*id), self.mirrors.get(port)) {
+                    copy(now, &packet, carrier.arena);
+                }
+            }
+            Action::Release(..) | Action::Join(..) => {}
         }
     }
 
@@ -458,9 +471,8 @@ impl Inner {
     /// Moves all held packets to their origins' outboxes, in the order that the filter gives.
     fn drain(&mut self, now: Instant) {
         let mut actions = std::mem::take(&mut self.actions);
-        if let Some(filter) = &mut self.filter {
-            filter.drain(&mut actions);
-        }
+        // Should it panic, all that is held is let go all the same.
+        self.attempt(&mut actions, |filter, actions| filter.drain(actions));
         self.carry_out(now, &mut actions, None, &mut Passed::default(), None);
         self.actions = actions;
         // A filter that forgot some breaks its contract; its frames still must not be lost.
@@ -511,50 +523,11 @@ impl Inner {
     }
 }
 
-/// Packets shown to a filter together, and the name of the first.
-struct Batch<'a> {
-    first: u64,
-    direction: Direction,
-    packets: &'a [Packet],
-}
-
-/// Forwards the frames of a batch, at most [`BURST`] from `first` on, that a filter has said nothing of.
-fn fail_open(first: u64, frames: usize, actions: &mut Vec<Action>) {
-    let mut judged = 0_u64;
-    for action in actions.iter() {
-        if let Action::Forward(id) | Action::Hold(id) | Action::Drop(id, _) = action {
-            judged |=
-                id.0.checked_sub(first)
-                    .and_then(|at| 1_u64.checked_shl(u32::try_from(at).ok()?))
-                    .unwrap_or(0);
-        }
-    }
-    for at in 0..frames.min(BURST) as u64 {
-        if judged & 1 << at == 0 {
-            actions.push(Action::Forward(FrameId(first + at)));
-        }
-    }
-}
-
-/// The transport payload of a private packet.
-fn payload_of<'a>(packet: &Packet, arena: &'a Arena) -> &'a [u8] {
-    let Some(ip) = packet.meta.ip() else { return &[] };
-    let (offset, len) = match ip.transport {
-        offload::Transport::Tcp(tcp) => (tcp.payload_offset, tcp.payload_len),
-        offload::Transport::Udp(udp) => (udp.payload_offset, udp.payload_len),
-        _ => return &[],
-    };
-    let start = usize::from(offset);
-    arena
-        .head(packet.octets)
-        .get(start..start + len as usize)
-        .unwrap_or(&[])
-}
-
 fn count_drop(counters: &PortCounters, direction: Direction, cause: DropCause) {
     let reason = match cause {
         DropCause::Rule => DropReason::FilterRule,
         DropCause::FlowReset => DropReason::FilterReset,
+        DropCause::Thinned => DropReason::FilterThinned,
     };
     match direction {
         Direction::Tx => counters.drop_tx(reason),

@@ -3,14 +3,16 @@
 //! Workers never wait for any of this. The port table is replaced as a whole; a worker takes the new one between two
 //! rounds of its loop, and a removed port is closed only after every worker has done so.
 
+pub(crate) mod filter;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use introspection::Instant;
 use introspection::stage::StageHistograms;
 use introspection::stall::Stall;
-use introspection::{Filter, FilterOptions, Instant, Profile, RuleSet};
 use parking_lot::Mutex;
 
 use crate::capture::{self, CaptureOptions, CaptureReader};
@@ -225,8 +227,10 @@ impl Switch {
         applications: Vec<Box<dyn Application>>,
     ) -> Result<PortInfo, ControlError> {
         check(config)?;
-        let mut filter = make_filter(&config.name, &config.filter)?;
+        let rules = filter::rules(&config.name, &config.filter)?;
+        let mut filter = filter::make(&config.name, &config.filter, rules.as_ref())?;
         let _change = self.changes.lock();
+        let mut mirrors = filter::mirrors(&self.shared, &config.name, rules.as_deref())?;
         self.refuse_duplicate(&config.name)?;
         let backend = open(config, applications)?;
         let mut made = None;
@@ -242,6 +246,7 @@ impl Switch {
                 Arc::clone(&backend),
                 self.shared.workers.len(),
             ));
+            port.probe.set_mirrors(std::mem::take(&mut mirrors));
             if filter.is_some() {
                 port.probe.set_filter(filter.take(), config.filter.clone());
             }
@@ -325,14 +330,20 @@ impl Switch {
 
     /// Sets a port's filter while traffic flows: no frame is lost or overtaken.
     pub fn set_filter(&self, port: &str, config: &FilterConfig) -> Result<FilterInfo, ControlError> {
-        let filter = make_filter(port, config)?;
+        let rules = filter::rules(port, config)?;
+        let made = filter::make(port, config, rules.as_ref())?;
+        let _change = self.changes.lock();
         let table = self.shared.table();
         let port = table.named(port)?;
-        port.probe.set_filter(filter, config.clone());
+        let mirrors = filter::mirrors(&self.shared, &port.name, rules.as_deref())?;
+        port.probe.set_mirrors(mirrors);
+        if !port.probe.set_rules(rules.as_ref(), config) {
+            port.probe.set_filter(made, config.clone());
+        }
         for worker in &self.shared.workers {
             worker.releases();
         }
-        Ok(filter_info(port))
+        Ok(port.probe.filter())
     }
 
     /// All filters.
@@ -340,7 +351,7 @@ impl Switch {
         self.shared
             .table()
             .ports()
-            .map(|port| filter_info(port))
+            .map(|port| port.probe.filter())
             .collect()
     }
 
@@ -467,7 +478,7 @@ impl Port {
             counters: PortCounters::default(),
             backlog: Mutex::default(),
             has_backlog: AtomicBool::new(false),
-            probe: Probe::default(),
+            probe: Probe::new(&config.name),
             stages: Mutex::new(StageHistograms::new()),
             lanes,
             first_frame: AtomicU64::new(0),
@@ -483,20 +494,6 @@ impl Port {
     /// The worker that sees to what concerns the port as a whole.
     pub(crate) fn home(&self) -> usize {
         self.lanes.first().map_or(0, |lane| lane.owner())
-    }
-}
-
-fn filter_info(port: &Port) -> FilterInfo {
-    let (config, changes, counters) = port.probe.filter();
-    FilterInfo {
-        port: port.name.clone(),
-        profile: config.profile,
-        deadline_ms: config
-            .deadline
-            .map(|deadline| u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX)),
-        rules: config.rules.len(),
-        changes,
-        counters,
     }
 }
 
@@ -536,32 +533,6 @@ fn check(config: &PortConfig) -> Result<(), ControlError> {
         return Err(out_of_range("the MTU", config.mtu, "68 to 65535"));
     }
     Ok(())
-}
-
-/// Makes a filter; `None` for `off`.
-pub(crate) fn make_filter(
-    port: &str,
-    config: &FilterConfig,
-) -> Result<Option<Box<dyn Filter>>, ControlError> {
-    if config.profile == Profile::Off {
-        return Ok(None);
-    }
-    let rules = if config.rules.is_empty() {
-        None
-    } else {
-        let compiled = RuleSet::compile(&config.rules);
-        let rules = compiled.map_err(|source| ControlError::Rules {
-            port: port.to_owned(),
-            source,
-        })?;
-        Some(Arc::new(rules))
-    };
-    let options = FilterOptions {
-        deadline: config.deadline,
-        rules,
-        ..FilterOptions::default()
-    };
-    Ok(introspection::build(config.profile, options))
 }
 
 /// Opens what a port connects.

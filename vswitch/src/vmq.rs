@@ -11,7 +11,7 @@
 //! one queue of the uplink, stay in order wherever either lane moves.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use introspection::Instant;
 use parking_lot::Mutex;
@@ -30,6 +30,8 @@ pub(crate) struct VmQueue {
     waiting: Mutex<Waiting>,
     /// Frames in it, to be read without the lock.
     len: AtomicUsize,
+    /// Whether filters of other ports copy into it.
+    mirrored: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,16 @@ impl VmQueue {
     /// Whether nothing waits. For the lane's owner the answer stays true until others add to it.
     pub(crate) fn is_empty(&self) -> bool {
         self.len.load(Ordering::SeqCst) == 0
+    }
+
+    /// Notes that filters of other ports copy into it from now on: it is served even where there is no uplink.
+    pub(crate) fn begin_mirroring(&self) {
+        self.mirrored.store(true, Ordering::Release);
+    }
+
+    /// Whether they do, or did.
+    pub(crate) fn is_mirrored(&self) -> bool {
+        self.mirrored.load(Ordering::Acquire)
     }
 
     /// Adds copies of packets, in order. Returns how many there was no room for, counted from the last.

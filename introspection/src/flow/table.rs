@@ -69,8 +69,8 @@ struct List {
 ///
 /// When it is full, the flow that was idle longest goes: first among those that are closing, then among one-way
 /// flows while these fill more than an eighth of the table, then among all others. So a flood of SYNs displaces its own
-/// flows and leaves established ones alone. Memory grows with use and never past the cap; nothing is allocated
-/// once it has been reached.
+/// flows and leaves established ones alone. Addresses are taken for all flows at once, so that a full table never stands still to
+/// grow; the memory behind them grows with use.
 #[derive(Debug)]
 pub struct FlowTable<T> {
     cap: usize,
@@ -90,10 +90,11 @@ impl<T> FlowTable<T> {
             youngest: NONE,
             len: 0,
         };
+        let cap = cap.clamp(1, 1 << 24);
         Self {
-            cap: cap.clamp(1, 1 << 24),
-            index: HashMap::new(),
-            entries: Vec::new(),
+            cap,
+            index: HashMap::with_capacity(cap),
+            entries: Vec::with_capacity(cap),
             free: Vec::new(),
             lists: [empty; 3],
             last: None,

@@ -6,7 +6,7 @@ use offload::{TcpFlags, TcpMeta};
 
 use super::FilterOptions;
 use super::held::{Held, HeldFrames, Queue};
-use super::judge::{Judge, Streams};
+use super::judge::{Judge, Judged};
 use crate::flow::{Activity, Evicted, FlowKey, FlowTable, Slot};
 use crate::rules::Verdict;
 use crate::{Action, Direction, DropCause, FilterCounters, FrameId, FrameRef, Instant, ReleaseCause};
@@ -28,7 +28,7 @@ pub(super) struct Side<S> {
 pub(super) struct Flow<S> {
     tx: Side<S>,
     rx: Side<S>,
-    streams: Option<Streams>,
+    judged: Judged,
     reset: bool,
 }
 
@@ -56,6 +56,7 @@ pub(super) struct Core<S> {
     pub(super) counters: FilterCounters,
     judge: Judge,
     deadline: Duration,
+    direction: Option<Direction>,
     clock: Instant,
 }
 
@@ -68,6 +69,7 @@ impl<S: Default> Core<S> {
             counters: FilterCounters::default(),
             judge: Judge::new(options.rules, &caps),
             deadline: options.deadline.unwrap_or(deadline),
+            direction: options.direction,
             clock: Instant(0),
         }
     }
@@ -78,6 +80,11 @@ impl<S: Default> Core<S> {
 
     pub(super) const fn judge_mut(&mut self) -> &mut Judge {
         &mut self.judge
+    }
+
+    /// Whether the profile does anything to frames that go this way.
+    pub(super) fn acts_on(&self, direction: Direction) -> bool {
+        self.direction.is_none_or(|only| only == direction)
     }
 
     /// Takes note of the time, which never goes back here.
@@ -102,9 +109,9 @@ impl<S: Default> Core<S> {
             actions.push(Action::Forward(frame.id));
             return None;
         };
-        let slot = self.slot(now, key, actions);
+        let slot = self.slot(now, key, frame, actions);
         let Some(tcp) = frame.meta.tcp() else {
-            let verdict = self.judge.datagram(now, &key, frame, &mut self.counters);
+            let verdict = self.verdict(now, slot, &key, frame, actions);
             self.touch(now, slot, frame.direction, TcpFlags::default());
             if verdict == Verdict::Pass {
                 actions.push(Action::Forward(frame.id));
@@ -113,70 +120,76 @@ impl<S: Default> Core<S> {
             }
             return None;
         };
-        if self.is_reset(now, slot, &key, tcp) {
+        if self.is_reset(now, slot, &key, frame.direction, tcp) {
             self.drop_frame(frame.id, DropCause::FlowReset, actions);
             return None;
         }
         self.touch(now, slot, frame.direction, tcp.flags);
-        self.judge_segment(now, slot, &key, tcp, frame, actions)
-            .then_some((slot, *tcp))
+        match self.verdict(now, slot, &key, frame, actions) {
+            Verdict::Pass => return Some((slot, *tcp)),
+            Verdict::Drop => self.drop_frame(frame.id, DropCause::Rule, actions),
+            Verdict::Reset => self.reset(slot, frame.id, actions),
+        }
+        None
     }
 
-    /// Whether the segment passes the rules.
-    fn judge_segment(
+    /// What the rules say of a frame.
+    fn verdict(
         &mut self,
         now: Instant,
         slot: Slot,
         key: &FlowKey,
-        tcp: &TcpMeta,
         frame: &FrameRef<'_>,
         actions: &mut Vec<Action>,
-    ) -> bool {
-        let Some(streams) = self.table.get_mut(slot).and_then(|flow| flow.streams.as_mut()) else {
-            return true;
-        };
-        let verdict = self
-            .judge
-            .segment(now, key, streams, tcp, frame, &mut self.counters);
-        match verdict {
-            Verdict::Pass => return true,
-            Verdict::Drop => self.drop_frame(frame.id, DropCause::Rule, actions),
-            Verdict::Reset => self.reset(slot, frame.id, actions),
+    ) -> Verdict {
+        match self.table.get_mut(slot) {
+            Some(flow) => {
+                let judged = &mut flow.judged;
+                self.judge
+                    .frame(now, key, judged, frame, &mut self.counters, actions)
+            }
+            None => Verdict::Pass,
         }
-        false
     }
 
     /// Finds or makes the flow's place.
-    fn slot(&mut self, now: Instant, key: FlowKey, actions: &mut Vec<Action>) -> Slot {
+    fn slot(&mut self, now: Instant, key: FlowKey, frame: &FrameRef<'_>, actions: &mut Vec<Action>) -> Slot {
         if let Some(slot) = self.table.find(&key) {
             return slot;
         }
-        let flow = self.fresh(&key);
+        let flow = self.fresh(&key, client(&key, frame));
         let (held, judge) = (&mut self.held, &mut self.judge);
         self.table
             .insert(now, key, flow, |evicted| let_go(evicted, held, judge, actions))
     }
 
-    fn fresh(&self, key: &FlowKey) -> Flow<S> {
+    fn fresh(&self, key: &FlowKey, client: Direction) -> Flow<S> {
         Flow {
             tx: Side::default(),
             rx: Side::default(),
-            streams: self.judge.streams(key),
+            judged: self.judge.judged(key, client),
             reset: false,
         }
     }
 
     /// Whether the segment belongs to a connection that a rule has reset. A SYN begins a new one.
-    fn is_reset(&mut self, now: Instant, slot: Slot, key: &FlowKey, tcp: &TcpMeta) -> bool {
+    fn is_reset(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        key: &FlowKey,
+        direction: Direction,
+        tcp: &TcpMeta,
+    ) -> bool {
         if !self.table.get(slot).is_some_and(|flow| flow.reset) {
             return false;
         }
         if !tcp.flags.any(TcpFlags::SYN) || tcp.flags.any(TcpFlags::ACK) {
             return true;
         }
-        let fresh = self.fresh(key);
+        let fresh = self.fresh(key, direction);
         if let Some(flow) = self.table.get_mut(slot) {
-            self.judge.close(&mut flow.streams);
+            self.judge.close(&mut flow.judged);
             *flow = fresh;
         }
         self.table.reopen(now, slot);
@@ -216,7 +229,7 @@ impl<S: Default> Core<S> {
                     actions.push(Action::Drop(held.id, DropCause::FlowReset));
                 }
             }
-            self.judge.close(&mut flow.streams);
+            self.judge.close(&mut flow.judged);
         }
         self.counters.resets += 1;
         self.drop_frame(id, DropCause::Rule, actions);
@@ -289,6 +302,41 @@ impl<S: Default> Core<S> {
         while self.release_first(slot, direction, cause, actions).is_some() {}
     }
 
+    /// Releases all frames of one flow and direction, each to be made one with the frame before it.
+    pub(super) fn join_all(
+        &mut self,
+        slot: Slot,
+        direction: Direction,
+        cause: ReleaseCause,
+        actions: &mut Vec<Action>,
+    ) {
+        self.release_first(slot, direction, cause, actions);
+        while self.release_first(slot, direction, cause, actions).is_some() {
+            if let Some(last) = actions.last_mut()
+                && let Action::Release(id, cause) = *last
+            {
+                *last = Action::Join(id, cause);
+                self.counters.joined += 1;
+            }
+        }
+    }
+
+    /// Drops the frame that was held first.
+    pub(super) fn drop_first(
+        &mut self,
+        slot: Slot,
+        direction: Direction,
+        cause: DropCause,
+        actions: &mut Vec<Action>,
+    ) {
+        if let Some(flow) = self.table.get_mut(slot)
+            && let Some(held) = self.held.pop(&mut flow.side_mut(direction).queue)
+        {
+            self.counters.thinned += 1;
+            actions.push(Action::Drop(held.id, cause));
+        }
+    }
+
     /// The flow and direction whose first frame is due.
     pub(super) fn due(&self) -> Option<(Slot, Direction)> {
         let held = self.held.earliest()?;
@@ -328,6 +376,23 @@ impl<S: Default> Core<S> {
     }
 }
 
+/// The way of what the end sends that seems to have opened the flow, seen from one frame: the one with SYN alone, else the one
+/// with the higher port, as clients have.
+fn client(key: &FlowKey, frame: &FrameRef<'_>) -> Direction {
+    let opposite = match frame.direction {
+        Direction::Tx => Direction::Rx,
+        Direction::Rx => Direction::Tx,
+    };
+    let answers = frame.meta.tcp().is_some_and(|tcp| {
+        if tcp.flags.any(TcpFlags::SYN) {
+            tcp.flags.any(TcpFlags::ACK)
+        } else {
+            key.sender(frame.direction).port < key.sender(opposite).port
+        }
+    });
+    if answers { opposite } else { frame.direction }
+}
+
 /// Frames of an evicted flow go on, in order.
 fn let_go<S>(evicted: Evicted<Flow<S>>, held: &mut HeldFrames, judge: &mut Judge, actions: &mut Vec<Action>) {
     let mut flow = evicted.value;
@@ -336,5 +401,5 @@ fn let_go<S>(evicted: Evicted<Flow<S>>, held: &mut HeldFrames, judge: &mut Judge
             actions.push(Action::Release(frame.id, ReleaseCause::Drained));
         }
     }
-    judge.close(&mut flow.streams);
+    judge.close(&mut flow.judged);
 }

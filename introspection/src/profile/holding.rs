@@ -1,12 +1,13 @@
 //! What the profiles that hold frames have in common as filters.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use offload::TcpMeta;
 
 use super::core::Core;
 use crate::flow::Slot;
-use crate::rules::RuleMatch;
+use crate::rules::{RuleMatch, RuleSet};
 use crate::{Action, Direction, Filter, FilterCounters, FrameRef, Instant, Needs, Profile};
 
 /// A profile that holds frames: where it puts a segment, and what it does when one is due.
@@ -24,6 +25,11 @@ pub(super) trait Holding: Send {
     /// Forwards or holds a segment that the rules let pass.
     fn place(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>);
 
+    /// Forwards a segment of the direction that is to be left alone.
+    fn pass_by(&mut self, _slot: Slot, _tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
+        actions.push(Action::Forward(frame.id));
+    }
+
     /// Lets go of at least the first frame that a flow holds in a direction: its deadline has passed.
     fn overdue(&mut self, slot: Slot, direction: Direction, actions: &mut Vec<Action>);
 }
@@ -39,8 +45,13 @@ impl<H: Holding> Filter for H {
 
     fn inspect(&mut self, now: Instant, burst: &[FrameRef<'_>], actions: &mut Vec<Action>) {
         for frame in burst {
-            if let Some((slot, tcp)) = self.core_mut().admit(now, frame, actions) {
+            let Some((slot, tcp)) = self.core_mut().admit(now, frame, actions) else {
+                continue;
+            };
+            if self.core().acts_on(frame.direction) {
                 self.place(slot, &tcp, frame, actions);
+            } else {
+                self.pass_by(slot, &tcp, frame, actions);
             }
         }
     }
@@ -63,6 +74,11 @@ impl<H: Holding> Filter for H {
 
     fn counters(&self) -> FilterCounters {
         self.core().counters()
+    }
+
+    fn set_rules(&mut self, rules: Option<Arc<RuleSet>>) -> bool {
+        self.core_mut().judge_mut().set_rules(rules);
+        true
     }
 
     fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {

@@ -1,10 +1,11 @@
 //! `inspect`: every frame gets its verdict at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::FilterOptions;
 use super::core::Core;
-use crate::rules::RuleMatch;
+use crate::rules::{RuleMatch, RuleSet};
 use crate::{Action, Filter, FilterCounters, FrameRef, Instant, Needs, Profile};
 
 /// Tracks flows, reassembles streams and applies rules, and never holds a frame. Without rules it looks at headers only.
@@ -51,6 +52,11 @@ impl Filter for Inspect {
 
     fn counters(&self) -> FilterCounters {
         self.core.counters()
+    }
+
+    fn set_rules(&mut self, rules: Option<Arc<RuleSet>>) -> bool {
+        self.core.judge_mut().set_rules(rules);
+        true
     }
 
     fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {

@@ -7,21 +7,38 @@ use offload::{TcpFlags, TcpMeta};
 
 use super::Caps;
 use crate::flow::FlowKey;
-use crate::rules::{RuleMatch, RuleSet, Verdict};
+use crate::rules::{Compiled, Place, RuleMatch, RuleSet, State, Verdict};
 use crate::stream::{Budget, Judging, Stream};
-use crate::{FilterCounters, FrameRef, Instant, Needs};
+use crate::{Action, Direction, FilterCounters, FrameRef, Instant, Needs};
 
 /// Matches kept for whoever asks.
 const RECENT: usize = 256;
+const TCP: u8 = 6;
 
-/// The two directions of a judged connection, by [`crate::Direction`].
-pub(super) type Streams = Box<[Stream; 2]>;
+/// The two directions of a judged connection, by [`Direction`].
+type Streams = Box<[Stream; 2]>;
+
+/// What is kept of a flow to judge it.
+#[derive(Debug)]
+pub(super) struct Judged {
+    /// The way of what the end that opened the flow sends.
+    client: Direction,
+    /// Whether some rule looks at what leaves the guest, and at what enters it.
+    reach: [bool; 2],
+    streams: Option<Streams>,
+    /// The port that gets copies.
+    mirror: Option<Arc<str>>,
+    /// The rules that this was made for.
+    generation: u32,
+}
 
 /// Applies a rule set.
 #[derive(Debug)]
 pub(super) struct Judge {
     rules: Option<Arc<RuleSet>>,
+    generation: u32,
     budget: Budget,
+    scratch: State,
     recent: VecDeque<RuleMatch>,
 }
 
@@ -29,9 +46,17 @@ impl Judge {
     pub(super) fn new(rules: Option<Arc<RuleSet>>, caps: &Caps) -> Self {
         Self {
             rules: rules.filter(|rules| !rules.is_empty()),
+            generation: 0,
             budget: Budget::new(caps.stream_octets, caps.total_stream_octets),
+            scratch: State::default(),
             recent: VecDeque::new(),
         }
+    }
+
+    /// Goes on with other rules. What was denied stays denied; a match that is half there begins anew.
+    pub(super) fn set_rules(&mut self, rules: Option<Arc<RuleSet>>) {
+        self.rules = rules.filter(|rules| !rules.is_empty());
+        self.generation = self.generation.wrapping_add(1);
     }
 
     pub(super) const fn needs(&self) -> Needs {
@@ -46,15 +71,43 @@ impl Judge {
         self.rules.is_some()
     }
 
-    /// What has to be kept for a flow; `None` when no rule looks at it.
-    pub(super) fn streams(&self, flow: &FlowKey) -> Option<Streams> {
-        let rules = self.rules.as_ref().filter(|rules| rules.concerns(flow))?;
-        Some(Box::new([Stream::new(rules), Stream::new(rules)]))
+    /// What has to be kept for a flow that `client` opened.
+    pub(super) fn judged(&self, flow: &FlowKey, client: Direction) -> Judged {
+        let mut judged = Judged {
+            client,
+            reach: [false; 2],
+            streams: None,
+            mirror: None,
+            generation: self.generation,
+        };
+        self.refresh(flow, &mut judged);
+        judged
+    }
+
+    /// Brings what is kept for a flow in line with the rules.
+    fn refresh(&self, flow: &FlowKey, judged: &mut Judged) {
+        judged.generation = self.generation;
+        judged.reach = [false; 2];
+        let Some(rules) = self.rules.as_ref() else { return };
+        let client = judged.client;
+        judged.reach = [Direction::Tx, Direction::Rx].map(|direction| {
+            let place = Place {
+                flow,
+                direction,
+                client,
+            };
+            rules.concerns(place)
+        });
+        if let Some(streams) = &mut judged.streams {
+            streams.iter_mut().for_each(|stream| stream.begin_anew(rules));
+        } else if flow.protocol == TCP && judged.reach.contains(&true) {
+            judged.streams = Some(Box::new([Stream::new(rules), Stream::new(rules)]));
+        }
     }
 
     /// Gives back what a flow's streams were charged.
-    pub(super) fn close(&mut self, streams: &mut Option<Streams>) {
-        for stream in streams.iter_mut().flat_map(|streams| streams.iter_mut()) {
+    pub(super) fn close(&mut self, judged: &mut Judged) {
+        for stream in judged.streams.iter_mut().flat_map(|streams| streams.iter_mut()) {
             stream.close(&mut self.budget);
         }
     }
@@ -63,23 +116,56 @@ impl Judge {
         matches.extend(self.recent.drain(..));
     }
 
-    /// Judges a TCP segment in its stream.
-    pub(super) fn segment(
+    /// Judges a frame of a flow, a TCP segment in its stream or a UDP datagram by itself. A copy that is to be made of it stands
+    /// before whatever becomes of it.
+    pub(super) fn frame(
         &mut self,
         now: Instant,
         flow: &FlowKey,
-        streams: &mut Streams,
+        judged: &mut Judged,
+        frame: &FrameRef<'_>,
+        counters: &mut FilterCounters,
+        actions: &mut Vec<Action>,
+    ) -> Verdict {
+        if judged.generation != self.generation {
+            self.refresh(flow, judged);
+        }
+        let verdict = match frame.meta.tcp() {
+            Some(tcp) => self.segment(now, flow, judged, tcp, frame, counters),
+            None if !judged.reach[frame.direction as usize] => Verdict::Pass,
+            None => self.judge(
+                now,
+                flow,
+                judged.client,
+                &mut judged.mirror,
+                frame,
+                counters,
+                |judging| judging.whole(frame.payload),
+            ),
+        };
+        if let Some(port) = &judged.mirror {
+            counters.mirrored += 1;
+            actions.push(Action::Mirror(frame.id, Arc::clone(port)));
+        }
+        verdict
+    }
+
+    fn segment(
+        &mut self,
+        now: Instant,
+        flow: &FlowKey,
+        judged: &mut Judged,
         tcp: &TcpMeta,
         frame: &FrameRef<'_>,
         counters: &mut FilterCounters,
     ) -> Verdict {
-        let Some(rules) = self.rules.as_ref() else {
+        let (Some(rules), Some(streams)) = (self.rules.as_ref(), judged.streams.as_mut()) else {
             return Verdict::Pass;
         };
         let [tx, rx] = &mut **streams;
         let (forth, back) = match frame.direction {
-            crate::Direction::Tx => (tx, rx),
-            crate::Direction::Rx => (rx, tx),
+            Direction::Tx => (tx, rx),
+            Direction::Rx => (rx, tx),
         };
         if tcp.flags.any(TcpFlags::ACK) {
             back.acknowledge(tcp.ack, rules, &mut self.budget);
@@ -92,32 +178,32 @@ impl Judge {
             seq = seq.wrapping_add(1);
             forth.open(seq);
         }
-        let payload = payload(frame, tcp.payload_len);
-        self.judge(now, flow, frame, counters, |judging| {
-            // Octets that the owner did not show are a gap that only the receiver's acknowledgement closes.
-            judging.failed_open = payload.len() < tcp.payload_len as usize;
-            forth.judge(seq, payload, judging)
-        })
-    }
-
-    /// Judges a UDP datagram by itself.
-    pub(super) fn datagram(
-        &mut self,
-        now: Instant,
-        flow: &FlowKey,
-        frame: &FrameRef<'_>,
-        counters: &mut FilterCounters,
-    ) -> Verdict {
-        if !self.rules.as_ref().is_some_and(|rules| rules.concerns(flow)) {
+        if !judged.reach[frame.direction as usize] {
             return Verdict::Pass;
         }
-        self.judge(now, flow, frame, counters, |judging| judging.whole(frame.payload))
+        let payload = payload(frame, tcp.payload_len);
+        self.judge(
+            now,
+            flow,
+            judged.client,
+            &mut judged.mirror,
+            frame,
+            counters,
+            |judging| {
+                // Octets that the owner did not show are a gap that only the receiver's acknowledgement closes.
+                judging.failed_open = payload.len() < tcp.payload_len as usize;
+                forth.judge(seq, payload, judging)
+            },
+        )
     }
 
+    #[allow(clippy::too_many_arguments)] // all of a frame's context, borrowed apart
     fn judge(
         &mut self,
         now: Instant,
         flow: &FlowKey,
+        client: Direction,
+        mirror: &mut Option<Arc<str>>,
         frame: &FrameRef<'_>,
         counters: &mut FilterCounters,
         work: impl FnOnce(&mut Judging<'_>) -> Verdict,
@@ -126,23 +212,31 @@ impl Judge {
             return Verdict::Pass;
         };
         let recent = &mut self.recent;
-        let mut found = |rule: &Arc<str>, action| {
+        let mut found = |rule: &Compiled| {
             counters.matches += 1;
             if recent.len() == RECENT {
                 recent.pop_front();
             }
             recent.push_back(RuleMatch {
                 at: now,
-                rule: Arc::clone(rule),
-                action,
+                rule: Arc::clone(&rule.name),
+                action: rule.action,
                 flow: *flow,
                 direction: frame.direction,
             });
+            if mirror.is_none() {
+                mirror.clone_from(&rule.mirror_to);
+            }
         };
         let mut judging = Judging {
             rules,
-            flow,
+            place: Place {
+                flow,
+                direction: frame.direction,
+                client,
+            },
             budget: &mut self.budget,
+            scratch: &mut self.scratch,
             found: &mut found,
             octets: 0,
             failed_open: false,

@@ -20,7 +20,7 @@ use super::core::Core;
 use super::held::Held;
 use super::holding::Holding;
 use crate::flow::Slot;
-use crate::seq::{before, later};
+use crate::seq::{before, distance, later};
 use crate::{Action, Direction, FrameRef, Profile, ReleaseCause};
 
 const BOTH: [Direction; 2] = [Direction::Tx, Direction::Rx];
@@ -35,9 +35,9 @@ pub(super) struct State {
 
 impl State {
     /// Whether a chunk that passed is unacknowledged.
-    fn is_waiting(&self) -> bool {
+    fn is_waiting(&self, chunk: u32) -> bool {
         match (self.sent, self.acked) {
-            (Some(sent), Some(acked)) => before(acked, sent),
+            (Some(sent), Some(acked)) => u32::try_from(distance(acked, sent)).is_ok_and(|open| open >= chunk),
             (Some(_), None) => true,
             (None, _) => false,
         }
@@ -68,12 +68,15 @@ impl State {
 #[derive(Debug)]
 pub(super) struct Serialize {
     core: Core<State>,
+    /// Octets from which on unacknowledged payload makes the next wait.
+    chunk: u32,
 }
 
 impl Serialize {
     pub(super) fn new(options: FilterOptions) -> Self {
         let deadline = Profile::Serialize.default_deadline().unwrap_or_default();
         Self {
+            chunk: options.chunk.unwrap_or(1),
             core: Core::new(options, deadline),
         }
     }
@@ -126,10 +129,9 @@ impl Serialize {
             return false;
         };
         let side = flow.side(direction);
-        self.core
-            .held
-            .front(side.queue)
-            .is_some_and(|front| !front.payload || !side.own.is_waiting() || side.own.has_passed(front.end))
+        self.core.held.front(side.queue).is_some_and(|front| {
+            !front.payload || !side.own.is_waiting(self.chunk) || side.own.has_passed(front.end)
+        })
     }
 
     fn release(&mut self, slot: Slot, direction: Direction, cause: ReleaseCause, actions: &mut Vec<Action>) {
@@ -193,7 +195,7 @@ impl Holding for Serialize {
         let side = flow.side(frame.direction);
         let end = payload_end(tcp);
         let waits = if tcp.payload_len > 0 {
-            !side.own.has_passed(end) && (side.own.is_waiting() || !side.queue.is_empty())
+            !side.own.has_passed(end) && (side.own.is_waiting(self.chunk) || !side.queue.is_empty())
         } else {
             tcp.flags.any(TcpFlags::FIN) && !side.queue.is_empty()
         };
@@ -206,6 +208,16 @@ impl Holding for Serialize {
         }
         let ack = tcp.flags.any(TcpFlags::ACK).then_some(tcp.ack);
         self.passed(slot, frame.direction, (tcp.payload_len > 0).then_some(end), ack);
+        self.settle(slot, actions);
+    }
+
+    fn pass_by(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
+        actions.push(Action::Forward(frame.id));
+        if tcp.flags.any(TcpFlags::SYN | TcpFlags::RST) {
+            self.begin_or_end(slot, tcp, frame.direction, actions);
+        }
+        let ack = tcp.flags.any(TcpFlags::ACK).then_some(tcp.ack);
+        self.passed(slot, frame.direction, None, ack);
         self.settle(slot, actions);
     }
 

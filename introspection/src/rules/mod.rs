@@ -1,17 +1,32 @@
-//! Byte-pattern rules.
+//! Rules: what to find in streams and datagrams, where to look for it, and what to do.
+//!
+//! All literals of a set are one automaton (four at most: short and long ones, with and without regard to case), all
+//! regular expressions a few more. Which rules a match is one of, and whether they look into this flow at all, is asked
+//! only once something was found.
 
+mod error;
 mod escape;
-mod machine;
+mod expression;
+mod literal;
+mod matcher;
+mod rule;
+mod sampler;
+mod scope;
+pub mod suricata;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use crate::flow::FlowKey;
 use crate::{Direction, Instant};
-pub(crate) use machine::State;
-use machine::{BuildError, Machine};
+pub use error::{FaultyRule, RuleError};
+use expression::{Expression, Fault};
+pub(crate) use matcher::State;
+use matcher::{Literal, Matcher, MatcherError};
+pub use rule::{Rule, RuleAction, RuleFile, RulePart, RuleProtocol};
+pub(crate) use scope::Place;
+use scope::Scope;
+pub use scope::{ParsePortsError, ParsePrefixError, Ports, Prefix, Towards};
 
 /// Rules in one set at most.
 pub const MAX_RULES: usize = 4096;
@@ -21,143 +36,17 @@ pub const MAX_PATTERN: usize = 1024;
 pub const MAX_PATTERNS_TOTAL: usize = 256 * 1024;
 /// Octets of a rule's name at most.
 pub const MAX_NAME: usize = 64;
+/// Patterns and expressions of one rule at most.
+pub const MAX_PARTS: usize = 16;
+/// Octets of one regular expression at most.
+pub const MAX_EXPRESSION: usize = 1024;
+/// Regular expressions of a set at most.
+pub const MAX_EXPRESSIONS: usize = 256;
+/// Octets of all automata for regular expressions of a set at most.
+pub const MAX_EXPRESSIONS_SIZE: usize = 64 << 20;
 
-const UDP: u8 = 17;
-
-/// A rules file: `[[rule]]` tables in TOML.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuleFile {
-    /// The rules, in the file's order.
-    #[serde(default)]
-    pub rule: Vec<Rule>,
-}
-
-/// One rule as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Rule {
-    /// Its name, unique in its set.
-    pub name: String,
-    /// The octets to find: text, in which `\xNN` stands for an octet in hexadecimal, and `\\`, `\n`, `\r`, `\t` and `\0` for
-    /// what they do in C.
-    pub pattern: String,
-    /// The transport to look into.
-    #[serde(default)]
-    pub protocol: RuleProtocol,
-    /// Look only into flows with this port at either end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// What to do.
-    pub action: RuleAction,
-}
-
-/// The transport that a rule looks into.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RuleProtocol {
-    /// TCP streams, whatever their segments' boundaries are.
-    Tcp,
-    /// UDP, one datagram at a time.
-    Udp,
-    /// Both.
-    #[default]
-    Any,
-}
-
-/// What happens when a rule matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RuleAction {
-    /// It is counted and reported.
-    Alert,
-    /// The frame that completes the match is dropped, and so is everything that would fill its place in the stream: the
-    /// sender retransmits in vain and the connection stalls until it gives up.
-    Drop,
-    /// The frame is dropped and both ends of the connection get a RST. A UDP datagram is only dropped.
-    Reset,
-}
-
-/// Why rules cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
-    /// More rules than a set may have.
-    #[error("{count} rules are more than the {MAX_RULES} that a rules file may have")]
-    TooMany {
-        /// Rules given.
-        count: usize,
-    },
-    /// A name that is empty or too long, or has control characters in it.
-    #[error("rule {number}: a rule needs a name of 1 to {MAX_NAME} octets without control characters")]
-    BadName {
-        /// The rule's place, counted from 1.
-        number: usize,
-    },
-    /// Two rules of one name.
-    #[error("rule \"{name}\" is there twice; rename one of the two")]
-    DuplicateName {
-        /// The name.
-        name: String,
-    },
-    /// Nothing to look for.
-    #[error("rule \"{name}\" has an empty pattern, which would match everywhere")]
-    EmptyPattern {
-        /// The rule.
-        name: String,
-    },
-    /// A backslash that starts no escape.
-    #[error(
-        "rule \"{name}\": octet {offset} of the pattern starts no escape; write \\xNN, \\\\, \\n, \\r, \\t or \\0"
-    )]
-    BadEscape {
-        /// The rule.
-        name: String,
-        /// Where the backslash stands, counted from 0.
-        offset: usize,
-    },
-    /// A pattern that is too long.
-    #[error("rule \"{name}\": a pattern of {len} octets is longer than {MAX_PATTERN}")]
-    PatternTooLong {
-        /// The rule.
-        name: String,
-        /// Octets of the pattern.
-        len: usize,
-    },
-    /// Patterns that are too long together.
-    #[error("up to rule \"{name}\" the patterns have {len} octets together, more than {MAX_PATTERNS_TOTAL}")]
-    PatternsTooLong {
-        /// The rule that went past the limit.
-        name: String,
-        /// Octets of all patterns up to it.
-        len: usize,
-    },
-    /// A reset for a transport that has none.
-    #[error("rule \"{name}\": UDP has no reset; use the action \"drop\"")]
-    ResetOfUdp {
-        /// The rule.
-        name: String,
-    },
-    /// Port 0.
-    #[error("rule \"{name}\": port 0 is no port; leave it out to look at all ports")]
-    PortZero {
-        /// The rule.
-        name: String,
-    },
-    /// The search automaton could not be built.
-    #[error("the patterns cannot be compiled: {reason}")]
-    Automaton {
-        /// What the builder said.
-        reason: String,
-    },
-}
-
-impl From<BuildError> for RuleError {
-    fn from(error: BuildError) -> Self {
-        Self::Automaton {
-            reason: error.to_string(),
-        }
-    }
-}
+/// Rules of several parts of which a stream may have met some but not all, at most.
+const MAX_UNFINISHED: usize = 256;
 
 /// A rule's match.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,31 +77,37 @@ pub(crate) struct Scanned {
     /// Octets scanned: all of them, or up to the end of the match that denies the rest.
     pub(crate) octets: usize,
     pub(crate) verdict: Verdict,
+    /// More rules of several parts were begun than can be remembered.
+    pub(crate) forgot: bool,
 }
 
+/// A compiled rule.
 #[derive(Debug)]
-struct Compiled {
-    name: Arc<str>,
-    protocol: RuleProtocol,
-    port: Option<u16>,
-    action: RuleAction,
+pub(crate) struct Compiled {
+    pub(crate) name: Arc<str>,
+    pub(crate) action: RuleAction,
+    pub(crate) mirror_to: Option<Arc<str>>,
+    /// Its place in [`RuleSet::scopes`].
+    scope: usize,
+    /// One bit for each part.
+    parts: u32,
 }
 
-/// The ports that some rule looks at.
-#[derive(Debug, Default)]
-struct Reach {
-    every_port: bool,
-    ports: HashSet<u16>,
+/// A part of a rule: the rule's place in the set, and the part's bit.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    rule: u32,
+    bit: u32,
 }
 
 /// Rules ready for use.
 #[derive(Debug)]
 pub struct RuleSet {
     rules: Vec<Compiled>,
-    machine: Machine,
+    parts: Vec<Part>,
+    scopes: Vec<Scope>,
+    matcher: Matcher,
     enforces: bool,
-    tcp: Reach,
-    udp: Reach,
 }
 
 impl RuleSet {
@@ -221,31 +116,36 @@ impl RuleSet {
         if rules.len() > MAX_RULES {
             return Err(RuleError::TooMany { count: rules.len() });
         }
+        let mut draft = Draft::default();
         let mut names = HashSet::new();
-        let mut patterns = Vec::with_capacity(rules.len());
-        let mut total = 0;
         for (rule, number) in rules.iter().zip(1..) {
             check_name(rule, number)?;
-            let name = || rule.name.clone();
             if !names.insert(rule.name.as_str()) {
-                return Err(RuleError::DuplicateName { name: name() });
-            }
-            let pattern = check_pattern(rule)?;
-            total += pattern.len();
-            if total > MAX_PATTERNS_TOTAL {
-                return Err(RuleError::PatternsTooLong {
-                    name: name(),
-                    len: total,
+                return Err(RuleError::DuplicateName {
+                    name: rule.name.clone(),
                 });
             }
-            patterns.push(pattern);
+            draft.add(rule)?;
         }
+        let parts = draft.parts;
+        let matcher = Matcher::new(&draft.literals, draft.expressions).map_err(|error| match error {
+            MatcherError::TooLarge(part) => {
+                let rule = parts
+                    .get(part as usize)
+                    .and_then(|part| rules.get(part.rule as usize));
+                let name = rule.map_or_else(String::new, |rule| rule.name.clone());
+                RuleError::ExpressionTooLarge { name }
+            }
+            MatcherError::Other(error) => error,
+        })?;
         Ok(Self {
-            machine: Machine::new(&patterns, total)?,
-            enforces: rules.iter().any(|rule| rule.action != RuleAction::Alert),
-            tcp: Reach::of(rules, RuleProtocol::Udp),
-            udp: Reach::of(rules, RuleProtocol::Tcp),
-            rules: rules.iter().map(Compiled::from).collect(),
+            matcher,
+            enforces: rules
+                .iter()
+                .any(|rule| matches!(rule.action, RuleAction::Drop | RuleAction::Reset)),
+            rules: draft.rules,
+            parts,
+            scopes: draft.scopes,
         })
     }
 
@@ -259,41 +159,56 @@ impl RuleSet {
         self.rules.is_empty()
     }
 
-    /// Whether some rule does more than alert.
+    /// The names of the ports that rules mirror to.
+    pub fn mirrors(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rules.iter().filter_map(|rule| rule.mirror_to.as_ref())
+    }
+
+    /// Whether some rule drops.
     pub(crate) const fn enforces(&self) -> bool {
         self.enforces
     }
 
-    /// Whether some rule looks at the flow at all.
-    pub(crate) fn concerns(&self, flow: &FlowKey) -> bool {
-        let reach = if flow.protocol == UDP {
-            &self.udp
-        } else {
-            &self.tcp
-        };
-        reach.every_port || reach.ports.contains(&flow.local.port) || reach.ports.contains(&flow.remote.port)
+    /// Whether some rule looks at what goes this way.
+    pub(crate) fn concerns(&self, place: Place<'_>) -> bool {
+        self.scopes.iter().any(|scope| scope.includes(place))
     }
 
     /// The state before the first octet.
-    pub(crate) const fn start(&self) -> State {
-        self.machine.start()
+    pub(crate) fn start(&self) -> State {
+        self.matcher.start()
     }
 
-    /// Scans `octets` of `flow`, which stand behind those that led to `state`. Each match is given to `found`; the scan
-    /// stops behind a match that denies.
+    /// Puts a state back to before the first octet.
+    pub(crate) fn restart(&self, state: &mut State) {
+        self.matcher.restart(state);
+    }
+
+    /// Scans `octets`, which stand behind those that led to `state`. Each match is given to `found`; the scan stops behind
+    /// a match that denies.
     pub(crate) fn scan(
         &self,
-        flow: &FlowKey,
+        place: Place<'_>,
         state: &mut State,
         octets: &[u8],
-        mut found: impl FnMut(&Arc<str>, RuleAction),
+        mut found: impl FnMut(&Compiled),
     ) -> Scanned {
         let mut verdict = Verdict::Pass;
-        let scanned = self.machine.scan(state, octets, |pattern| {
-            if let Some(rule) = self.rules.get(pattern)
-                && rule.applies(flow)
+        let mut forgot = false;
+        let scanned = self.matcher.scan(state, octets, |part, seen| {
+            let Some(part) = self.parts.get(part as usize) else {
+                return false;
+            };
+            let Some(rule) = self.rules.get(part.rule as usize) else {
+                return false;
+            };
+            if self
+                .scopes
+                .get(rule.scope)
+                .is_some_and(|scope| scope.includes(place))
+                && completes(*part, rule.parts, seen, &mut forgot)
             {
-                found(&rule.name, rule.action);
+                found(rule);
                 verdict = verdict.max(rule.verdict());
             }
             verdict != Verdict::Pass
@@ -301,7 +216,142 @@ impl RuleSet {
         Scanned {
             octets: scanned,
             verdict,
+            forgot,
         }
+    }
+}
+
+/// Whether this part was the last one that its rule waited for; then the rule begins anew.
+fn completes(
+    part: Part,
+    all: u32,
+    seen: &mut smallvec::SmallVec<[(u32, u32); 0]>,
+    forgot: &mut bool,
+) -> bool {
+    if part.bit == all {
+        return true;
+    }
+    let Some(at) = seen.iter().position(|(rule, _)| *rule == part.rule) else {
+        if seen.len() == MAX_UNFINISHED {
+            *forgot = true;
+            seen.remove(0);
+        }
+        seen.push((part.rule, part.bit));
+        return false;
+    };
+    let Some((_, met)) = seen.get_mut(at) else {
+        return false;
+    };
+    *met |= part.bit;
+    let complete = *met == all;
+    if complete {
+        seen.swap_remove(at);
+    }
+    complete
+}
+
+/// A rule set in the making.
+#[derive(Default)]
+struct Draft {
+    rules: Vec<Compiled>,
+    parts: Vec<Part>,
+    scopes: Vec<Scope>,
+    known: std::collections::HashMap<Scope, usize>,
+    literals: Vec<Literal>,
+    expressions: Vec<Expression>,
+    octets: usize,
+}
+
+impl Draft {
+    fn add(&mut self, rule: &Rule) -> Result<(), RuleError> {
+        let name = || rule.name.clone();
+        check_scope(rule)?;
+        if rule.also.len() >= MAX_PARTS {
+            return Err(RuleError::TooManyParts {
+                name: name(),
+                count: rule.also.len() + 1,
+            });
+        }
+        let mut bits = 0;
+        let index = self.rules.len() as u32;
+        let mut count = 0_u32;
+        for part in rule.parts() {
+            if part.pattern.is_empty() && part.regex.is_none() {
+                return Err(RuleError::EmptyPattern { name: name() });
+            }
+            let things = [!part.pattern.is_empty(), part.regex.is_some()];
+            for literal in [true, false]
+                .into_iter()
+                .zip(things)
+                .filter_map(|(kind, there)| there.then_some(kind))
+            {
+                let bit = 1 << count;
+                count += 1;
+                bits |= bit;
+                let number = self.parts.len() as u32;
+                self.parts.push(Part { rule: index, bit });
+                if literal {
+                    self.literal(rule, &part, number)?;
+                } else {
+                    self.expression(rule, &part, number)?;
+                }
+            }
+        }
+        let scope = Scope::from(rule);
+        let next = self.scopes.len();
+        let scope_at = *self.known.entry(scope.clone()).or_insert(next);
+        if scope_at == next {
+            self.scopes.push(scope);
+        }
+        self.rules.push(Compiled {
+            name: rule.name.as_str().into(),
+            action: rule.action,
+            mirror_to: rule.mirror_to.as_deref().map(Arc::from),
+            scope: scope_at,
+            parts: bits,
+        });
+        Ok(())
+    }
+
+    fn literal(&mut self, rule: &Rule, part: &RulePart, number: u32) -> Result<(), RuleError> {
+        let name = || rule.name.clone();
+        let octets =
+            escape::octets(&part.pattern).map_err(|offset| RuleError::BadEscape { name: name(), offset })?;
+        let len = octets.len();
+        if len > MAX_PATTERN {
+            return Err(RuleError::PatternTooLong { name: name(), len });
+        }
+        self.octets += len;
+        if self.octets > MAX_PATTERNS_TOTAL {
+            return Err(RuleError::PatternsTooLong {
+                name: name(),
+                len: self.octets,
+            });
+        }
+        self.literals.push(Literal {
+            number,
+            octets,
+            nocase: part.nocase,
+        });
+        Ok(())
+    }
+
+    fn expression(&mut self, rule: &Rule, part: &RulePart, number: u32) -> Result<(), RuleError> {
+        let name = rule.name.clone();
+        let text = part.regex.as_deref().unwrap_or_default();
+        if error::is_too_long(text) {
+            return Err(RuleError::ExpressionTooLarge { name });
+        }
+        if self.expressions.len() == MAX_EXPRESSIONS {
+            return Err(RuleError::TooManyExpressions { name });
+        }
+        let hir = expression::parse(text, part.nocase).map_err(|fault| match fault {
+            Fault::Syntax(offset, reason) => RuleError::BadExpression { name, offset, reason },
+            Fault::Look(look) => RuleError::Anchored { name, look },
+            Fault::Empty => RuleError::EmptyPattern { name },
+        })?;
+        self.expressions.push(Expression::new(number, text, hir));
+        Ok(())
     }
 }
 
@@ -313,57 +363,27 @@ fn check_name(rule: &Rule, number: usize) -> Result<(), RuleError> {
     Ok(())
 }
 
-fn check_pattern(rule: &Rule) -> Result<Vec<u8>, RuleError> {
+fn check_scope(rule: &Rule) -> Result<(), RuleError> {
     let name = || rule.name.clone();
-    let pattern =
-        escape::octets(&rule.pattern).map_err(|offset| RuleError::BadEscape { name: name(), offset })?;
-    match (pattern.len(), rule.protocol, rule.action) {
-        (0, ..) => Err(RuleError::EmptyPattern { name: name() }),
-        (len, ..) if len > MAX_PATTERN => Err(RuleError::PatternTooLong { name: name(), len }),
-        (_, RuleProtocol::Udp, RuleAction::Reset) => Err(RuleError::ResetOfUdp { name: name() }),
-        _ if rule.port == Some(0) => Err(RuleError::PortZero { name: name() }),
-        _ => Ok(pattern),
+    let mut ports = [&rule.port, &rule.from_port, &rule.to_port].into_iter().flatten();
+    match rule.vlan {
+        Some(vlan @ 4095..) => return Err(RuleError::BadVlan { name: name(), vlan }),
+        _ if ports.any(|ports| !ports.is_right()) => return Err(RuleError::PortZero { name: name() }),
+        _ => {}
     }
-}
-
-impl Reach {
-    /// The ports of all rules but those for `other` alone.
-    fn of(rules: &[Rule], other: RuleProtocol) -> Self {
-        let concerned = || rules.iter().filter(move |rule| rule.protocol != other);
-        Self {
-            every_port: concerned().any(|rule| rule.port.is_none()),
-            ports: concerned().filter_map(|rule| rule.port).collect(),
-        }
+    if (rule.protocol, rule.action) == (RuleProtocol::Udp, RuleAction::Reset) {
+        return Err(RuleError::ResetOfUdp { name: name() });
     }
-}
-
-impl From<&Rule> for Compiled {
-    fn from(rule: &Rule) -> Self {
-        Self {
-            name: rule.name.as_str().into(),
-            protocol: rule.protocol,
-            port: rule.port,
-            action: rule.action,
-        }
+    if (rule.action == RuleAction::Mirror) != rule.mirror_to.is_some() {
+        return Err(RuleError::MirrorWhere { name: name() });
     }
+    Ok(())
 }
 
 impl Compiled {
-    fn applies(&self, flow: &FlowKey) -> bool {
-        let transport = match self.protocol {
-            RuleProtocol::Any => true,
-            RuleProtocol::Tcp => flow.protocol != UDP,
-            RuleProtocol::Udp => flow.protocol == UDP,
-        };
-        transport
-            && self
-                .port
-                .is_none_or(|port| port == flow.local.port || port == flow.remote.port)
-    }
-
     const fn verdict(&self) -> Verdict {
         match self.action {
-            RuleAction::Alert => Verdict::Pass,
+            RuleAction::Alert | RuleAction::Mirror => Verdict::Pass,
             RuleAction::Drop => Verdict::Drop,
             RuleAction::Reset => Verdict::Reset,
         }

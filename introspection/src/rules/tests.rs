@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::testing::{Segment, udp};
 
@@ -5,9 +7,8 @@ fn rule(name: &str, pattern: &str, action: RuleAction) -> Rule {
     Rule {
         name: name.to_owned(),
         pattern: pattern.to_owned(),
-        protocol: RuleProtocol::Any,
-        port: None,
         action,
+        ..Rule::default()
     }
 }
 
@@ -15,10 +16,20 @@ fn tcp_flow() -> FlowKey {
     FlowKey::of(&Segment::tx().meta(), Direction::Tx).expect("TCP")
 }
 
+fn place(flow: &FlowKey) -> Place<'_> {
+    Place {
+        flow,
+        direction: Direction::Tx,
+        client: Direction::Tx,
+    }
+}
+
 fn found(set: &RuleSet, flow: &FlowKey, octets: &[u8]) -> (Vec<String>, Scanned) {
     let mut names = Vec::new();
     let mut state = set.start();
-    let scanned = set.scan(flow, &mut state, octets, |name, _| names.push(name.to_string()));
+    let scanned = set.scan(place(flow), &mut state, octets, |rule| {
+        names.push(rule.name.to_string());
+    });
     (names, scanned)
 }
 
@@ -37,7 +48,7 @@ fn a_rules_file_reads_as_documented() {
         action = \"alert\"
     ";
     let file: RuleFile = toml::from_str(text).expect("well-formed");
-    assert_eq!(file.rule[0].port, Some(80));
+    assert_eq!(file.rule[0].port, Some(80.into()));
     assert_eq!(file.rule[0].action, RuleAction::Reset);
     assert_eq!(file.rule[1].protocol, RuleProtocol::Any);
     assert_eq!(
@@ -99,7 +110,7 @@ fn bad_rules_are_refused_by_name() {
         RuleError::ResetOfUdp { name: name() }
     );
     assert_eq!(
-        with(&|bad| bad.port = Some(0)),
+        with(&|bad| bad.port = Some(0.into())),
         RuleError::PortZero { name: name() }
     );
     assert_eq!(
@@ -139,23 +150,188 @@ fn sets_have_limits() {
 }
 
 #[test]
-fn overlapping_matches_are_all_found_by_both_automata() {
-    let mut rules = vec![
+fn overlapping_matches_are_all_found() {
+    let rules = [
         rule("he", "he", RuleAction::Alert),
         rule("she", "she", RuleAction::Alert),
         rule("hers", "hers", RuleAction::Alert),
         rule("again", "he", RuleAction::Alert),
     ];
-    for padding in 0..2 {
-        let set = RuleSet::compile(&rules).expect("good");
-        assert_eq!(set.machine.kind_name(), if padding == 0 { "dfa" } else { "nfa" });
-        let (mut names, scanned) = found(&set, &tcp_flow(), b"ushers");
-        names.sort();
-        assert_eq!(names, ["again", "he", "hers", "she"]);
-        assert_eq!(scanned.octets, 6);
-        let filler = (0..5).map(|n| rule(&format!("filler {n}"), &"#".repeat(900 + n), RuleAction::Alert));
-        rules.extend(filler);
+    let set = RuleSet::compile(&rules).expect("good");
+    let (mut names, scanned) = found(&set, &tcp_flow(), b"ushers");
+    names.sort();
+    assert_eq!(names, ["again", "he", "hers", "she"]);
+    assert_eq!(scanned.octets, 6);
+}
+
+#[test]
+fn long_sets_become_the_smaller_automaton() {
+    let long = vec![b'#'; 900];
+    for (count, kind) in [
+        (18, aho_corasick::AhoCorasickKind::DFA),
+        (19, aho_corasick::AhoCorasickKind::ContiguousNFA),
+    ] {
+        let patterns: Vec<(u32, &[u8])> = (0..count).map(|number| (number, long.as_slice())).collect();
+        let literals = literal::Literals::new(&patterns, false).expect("good");
+        assert_eq!(literals.kind(), kind);
     }
+}
+
+#[test]
+fn case_is_told_apart_by_pattern() {
+    let mut either = rule("either", "AbC-not-so-short", RuleAction::Alert);
+    either.nocase = true;
+    let exact = rule("exact", "AbC-not-so-short", RuleAction::Alert);
+    let mut regex = rule("regex", "", RuleAction::Alert);
+    (regex.regex, regex.nocase) = (Some("abc-not-[a-z]{2}-short".to_owned()), true);
+    let set = RuleSet::compile(&[either, exact, regex]).expect("good");
+    let names = |octets| {
+        let (mut names, _) = found(&set, &tcp_flow(), octets);
+        names.sort();
+        names
+    };
+    assert_eq!(names(b"..AbC-not-so-short.."), ["either", "exact", "regex"]);
+    assert_eq!(names(b"..aBC-NOT-SO-SHORT.."), ["either", "regex"]);
+    assert_eq!(names(b"..aBC-NOT-S0-SHORT.."), [""; 0]);
+}
+
+fn regex(name: &str, text: &str) -> Rule {
+    Rule {
+        regex: Some(text.to_owned()),
+        ..rule(name, "", RuleAction::Alert)
+    }
+}
+
+#[test]
+fn an_expression_is_told_where_it_ends_and_once() {
+    let set = RuleSet::compile(&[regex("a", "xa+"), regex("b", "y.z")]).expect("good");
+    let mut state = set.start();
+    let flow = tcp_flow();
+    let mut told = Vec::new();
+    for (part, expected) in [
+        ("..x", vec![]),
+        ("a", vec!["a"]),
+        ("aa", vec![]),
+        ("y\r", vec![]),
+        ("z", vec!["b"]),
+        ("xa", vec!["a"]),
+    ] {
+        told.clear();
+        let octets = part.replace("\\r", "\r");
+        set.scan(place(&flow), &mut state, octets.as_bytes(), |rule| {
+            told.push(rule.name.to_string());
+        });
+        assert_eq!(told, expected, "{part}");
+    }
+}
+
+#[test]
+fn expressions_that_cannot_be_are_refused_with_their_place() {
+    for (text, key) in [("^GET", "^"), ("end$", "$"), (r"\bword", "\\b")] {
+        let error = RuleSet::compile(&[regex("r", text)]).expect_err("anchored");
+        assert!(
+            matches!(error, RuleError::Anchored { look, .. } if look == key),
+            "{error}"
+        );
+        assert_eq!(error.place(), Some((FaultyRule::Name("r"), "regex")));
+    }
+    let error = RuleSet::compile(&[regex("r", "ab(c")]).expect_err("unclosed");
+    assert!(
+        matches!(error, RuleError::BadExpression { offset: 2, .. }),
+        "{error}"
+    );
+    for text in ["a*", "", "(?:)"] {
+        assert!(
+            matches!(
+                RuleSet::compile(&[regex("r", text)]),
+                Err(RuleError::EmptyPattern { .. })
+            ),
+            "{text}"
+        );
+    }
+    for text in [
+        "[ab].{40}c.{40}[ab].{30}d".to_owned(),
+        "x".repeat(MAX_EXPRESSION + 1),
+        "(?:a{900}){900}".to_owned(),
+    ] {
+        assert!(
+            matches!(
+                RuleSet::compile(&[regex("r", &text)]),
+                Err(RuleError::ExpressionTooLarge { .. })
+            ),
+            "{text}"
+        );
+    }
+    let many: Vec<Rule> = (0..=MAX_EXPRESSIONS)
+        .map(|n| regex(&n.to_string(), "abcd"))
+        .collect();
+    assert!(matches!(RuleSet::compile(&many), Err(RuleError::TooManyExpressions { name }) if name == "256"));
+}
+
+#[test]
+fn a_rule_of_several_parts_waits_for_all_of_them() {
+    let mut all = rule("all", "first part", RuleAction::Drop);
+    all.regex = Some("sec[o0]nd".to_owned());
+    all.also = vec![RulePart {
+        pattern: "THIRD".to_owned(),
+        nocase: true,
+        ..RulePart::default()
+    }];
+    let set = RuleSet::compile(&[all]).expect("good");
+    let mut state = set.start();
+    let mut matches = 0;
+    let flow = tcp_flow();
+    let mut scan = |octets: &str| {
+        set.scan(place(&flow), &mut state, octets.as_bytes(), |_| matches += 1)
+            .octets
+    };
+    assert_eq!(scan("third"), 5);
+    assert_eq!(scan("..sec0nd..first par"), 19);
+    assert_eq!(scan("t and more"), 1);
+    assert_eq!(scan(" and more, second"), 17);
+    // In one piece it does not matter which part comes last.
+    assert_eq!(scan(" third first part."), 6);
+    assert_eq!(matches, 2);
+}
+
+#[test]
+fn a_rule_keeps_to_its_scope() {
+    let scoped = |change: &dyn Fn(&mut Rule)| {
+        let mut scoped = rule("scoped", "x", RuleAction::Alert);
+        change(&mut scoped);
+        let set = RuleSet::compile(&[scoped]).expect("good");
+        let flow = tcp_flow(); // 192.0.2.1:4000 to 192.0.2.2:80
+        [Direction::Tx, Direction::Rx].map(|direction| {
+            let client = Direction::Tx;
+            set.concerns(Place {
+                flow: &flow,
+                direction,
+                client,
+            })
+        })
+    };
+    let prefix = |text: &str| Some(text.parse().expect("a prefix"));
+    let ports = |text: &str| Some(text.parse().expect("ports"));
+    assert_eq!(scoped(&|rule| rule.address = prefix("192.0.2.2")), [true, true]);
+    assert_eq!(
+        scoped(&|rule| rule.address = prefix("2001:db8::/32")),
+        [false, false]
+    );
+    assert_eq!(scoped(&|rule| rule.from = prefix("192.0.2.1")), [true, false]);
+    assert_eq!(scoped(&|rule| rule.to = prefix("192.0.2.1")), [false, true]);
+    assert_eq!(scoped(&|rule| rule.from_port = ports("1-100")), [false, true]);
+    assert_eq!(scoped(&|rule| rule.to_port = ports("1-100")), [true, false]);
+    assert_eq!(scoped(&|rule| rule.port = ports("9,4000-4001")), [true, true]);
+    assert_eq!(scoped(&|rule| rule.vlan = Some(0)), [true, true]);
+    assert_eq!(scoped(&|rule| rule.vlan = Some(7)), [false, false]);
+    assert_eq!(
+        scoped(&|rule| rule.direction = Some(Direction::Rx)),
+        [false, true]
+    );
+    assert_eq!(
+        scoped(&|rule| rule.towards = Some(Towards::Client)),
+        [false, true]
+    );
 }
 
 #[test]
@@ -172,7 +348,8 @@ fn a_scan_stops_behind_a_denied_match_and_the_hardest_action_wins() {
         scanned,
         Scanned {
             octets: 5,
-            verdict: Verdict::Reset
+            verdict: Verdict::Reset,
+            forgot: false
         }
     );
 }
@@ -182,13 +359,88 @@ fn a_rule_keeps_to_its_protocol_and_port() {
     let mut tcp_only = rule("tcp", "x", RuleAction::Alert);
     tcp_only.protocol = RuleProtocol::Tcp;
     let mut port = rule("port", "x", RuleAction::Alert);
-    port.port = Some(53);
+    port.port = Some(53.into());
     let set = RuleSet::compile(&[tcp_only, port]).expect("good");
     let datagram = FlowKey::of(&udp(b"x"), Direction::Tx).expect("UDP");
-    assert!(set.concerns(&tcp_flow()) && set.concerns(&datagram));
+    assert!(set.concerns(place(&tcp_flow())) && set.concerns(place(&datagram)));
     assert_eq!(found(&set, &tcp_flow(), b"x").0, ["tcp"]);
     assert_eq!(found(&set, &datagram, b"x").0, ["port"]);
     let mut elsewhere = datagram;
     elsewhere.remote.port = 54;
-    assert!(!set.concerns(&elsewhere));
+    assert!(!set.concerns(place(&elsewhere)));
+}
+
+const PATTERNS: [&str; 7] = [
+    "pattern-one",
+    "needle",
+    "tern-one",
+    "aaaaaaaa",
+    "ne",
+    "abcdefghabcdefgh",
+    "o.o",
+];
+
+/// Literals of all kinds, and expressions that let text be skipped and that do not.
+static MIXED: std::sync::LazyLock<RuleSet> = std::sync::LazyLock::new(|| {
+    let mut rules = PATTERNS
+        .map(|pattern| rule(pattern, pattern, RuleAction::Alert))
+        .to_vec();
+    rules.push(Rule {
+        nocase: true,
+        ..rule("nocase", "pattern-one", RuleAction::Alert)
+    });
+    rules.push(regex("regex", "(?:pattern|abcd)[^.]{1,6}[0-9]"));
+    rules.push(regex("slow", "[0-9]+x"));
+    RuleSet::compile(&rules).expect("good")
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// However a text is cut, what is found is what a search of the whole text finds.
+    #[test]
+    fn cuts_do_not_matter(
+        words in proptest::collection::vec(proptest::sample::select(vec![
+            "pattern-one", "PATTERN-ONE", "pattern-", "tern", "o", "needle", "xneed", "lexyz", "aaaaaaaaaaaa", "abcdefgh", ".", "12345",
+        ]), 0..40),
+        cuts in proptest::collection::vec(0usize..40, 0..12),
+    ) {
+        let set = &*MIXED;
+        let text = words.concat();
+        let octets = text.as_bytes();
+        let mut expected = std::collections::BTreeMap::new();
+        for end in 0..=octets.len() {
+            let ends = |pattern: &str| octets[..end].ends_with(pattern.as_bytes());
+            for pattern in PATTERNS.iter().filter(|pattern| ends(pattern)) {
+                *expected.entry((*pattern).to_owned()).or_insert(0) += 1;
+            }
+            if octets[..end].to_ascii_lowercase().ends_with(b"pattern-one") {
+                *expected.entry("nocase".to_owned()).or_insert(0) += 1;
+            }
+        }
+        let flow = tcp_flow();
+        let count = |pieces: &[&[u8]]| {
+            let mut found = std::collections::BTreeMap::new();
+            let mut state = set.start();
+            for piece in pieces {
+                set.scan(place(&flow), &mut state, piece, |rule| *found.entry(rule.name.to_string()).or_insert(0) += 1);
+            }
+            found
+        };
+        let mut pieces = Vec::new();
+        let mut rest = octets;
+        for cut in cuts {
+            let (piece, behind) = rest.split_at(cut.min(rest.len()));
+            pieces.push(piece);
+            rest = behind;
+        }
+        pieces.push(rest);
+        let found = count(&pieces);
+        let single: Vec<&[u8]> = octets.chunks(1).collect();
+        prop_assert_eq!(&found, &count(&[octets]));
+        prop_assert_eq!(&found, &count(&single));
+        let literals: std::collections::BTreeMap<String, i32> =
+            found.into_iter().filter(|(name, _)| name != "regex" && name != "slow").collect();
+        prop_assert_eq!(literals, expected);
+    }
 }

@@ -12,13 +12,11 @@
 mod early;
 mod history;
 
-use crate::flow::FlowKey;
-use crate::rules::{RuleAction, RuleSet, State, Verdict};
+use crate::rules::{Compiled, Place, RuleSet, State, Verdict};
 use crate::seq::{before, distance, later};
 use early::{Early, Kept};
 use history::{History, IDLE_CAPACITY};
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 /// An acknowledgement further ahead than this (the largest window, RFC 7323, 2.3) is not believed.
 const MAX_WINDOW: i32 = 1 << 30;
@@ -93,9 +91,11 @@ impl Budget {
 /// What judging a frame needs from outside, and what it found.
 pub(crate) struct Judging<'a> {
     pub(crate) rules: &'a RuleSet,
-    pub(crate) flow: &'a FlowKey,
+    pub(crate) place: Place<'a>,
     pub(crate) budget: &'a mut Budget,
-    pub(crate) found: &'a mut dyn FnMut(&Arc<str>, RuleAction),
+    /// A state for octets that are judged by themselves.
+    pub(crate) scratch: &'a mut State,
+    pub(crate) found: &'a mut dyn FnMut(&Compiled),
     /// Octets went through the automaton.
     pub(crate) octets: u64,
     /// Some octets were judged out of their context.
@@ -106,15 +106,19 @@ pub(crate) struct Judging<'a> {
 
 impl Judging<'_> {
     fn scan(&mut self, state: &mut State, octets: &[u8]) -> (usize, Verdict) {
-        let scanned = self.rules.scan(self.flow, state, octets, &mut *self.found);
+        let scanned = self.rules.scan(self.place, state, octets, &mut *self.found);
         self.octets += scanned.octets as u64;
+        self.failed_open |= scanned.forgot;
         (scanned.octets, scanned.verdict)
     }
 
     /// Judges octets that are all there is.
     pub(crate) fn whole(&mut self, octets: &[u8]) -> Verdict {
-        let mut state = self.rules.start();
-        self.scan(&mut state, octets).1
+        let mut state = core::mem::take(self.scratch);
+        self.rules.restart(&mut state);
+        let (_, verdict) = self.scan(&mut state, octets);
+        *self.scratch = state;
+        verdict
     }
 
     /// Judges octets by themselves: what cannot be judged in its place at least must not match alone.
@@ -163,6 +167,11 @@ impl Stream {
             history: History::default(),
             early: Early::default(),
         }
+    }
+
+    /// Goes on where it stands with other rules.
+    pub(crate) fn begin_anew(&mut self, rules: &RuleSet) {
+        rules.restart(&mut self.state);
     }
 
     /// Gives back what it was charged.
@@ -326,7 +335,7 @@ impl Stream {
     /// Goes on at `next` with nothing remembered.
     fn restart(&mut self, next: u32, rules: &RuleSet, budget: &mut Budget) {
         self.close(budget);
-        self.state = rules.start();
+        rules.restart(&mut self.state);
         self.next = Some(next);
         self.opening = None;
         self.blocked = None;

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::rules::{Rule, RuleProtocol};
+use crate::rules::{Rule, RuleAction, RuleProtocol};
 use crate::testing::Segment;
 use crate::{Direction, FlowKey};
 
@@ -17,8 +17,8 @@ fn rule_set(patterns: &[&str], action: RuleAction) -> RuleSet {
             name: format!("<{pattern}>"),
             pattern: (*pattern).to_owned(),
             protocol: RuleProtocol::Tcp,
-            port: None,
             action,
+            ..Rule::default()
         })
         .collect();
     RuleSet::compile(&rules).expect("good rules")
@@ -29,6 +29,7 @@ struct Bench {
     rules: RuleSet,
     budget: Budget,
     stream: Stream,
+    scratch: State,
     found: BTreeMap<String, usize>,
     conflicts: usize,
     failed_open: usize,
@@ -43,6 +44,7 @@ impl Bench {
             rules,
             budget: Budget::new(4096, 16_384),
             stream,
+            scratch: State::default(),
             found: BTreeMap::new(),
             conflicts: 0,
             failed_open: 0,
@@ -52,11 +54,16 @@ impl Bench {
     fn show(&mut self, offset: usize, octets: &[u8]) -> Verdict {
         let flow = FlowKey::of(&Segment::tx().meta(), Direction::Tx).expect("TCP");
         let found = &mut self.found;
-        let mut count = |name: &Arc<str>, _| *found.entry(name.to_string()).or_default() += 1;
+        let mut count = |rule: &Compiled| *found.entry(rule.name.to_string()).or_default() += 1;
         let mut judging = Judging {
             rules: &self.rules,
-            flow: &flow,
+            place: Place {
+                flow: &flow,
+                direction: Direction::Tx,
+                client: Direction::Tx,
+            },
             budget: &mut self.budget,
+            scratch: &mut self.scratch,
             found: &mut count,
             octets: 0,
             failed_open: false,

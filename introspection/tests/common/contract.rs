@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use introspection::{
     Action, Caps, Direction, DropCause, Filter, FilterChain, FilterOptions, FlowKey, FrameId, FrameRef,
-    Instant, Needs, Profile, Rule, RuleAction, RuleProtocol, RuleSet, build,
+    Instant, Needs, Profile, Rule, RuleAction, RuleSet, build, compose,
 };
 use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport, UdpMeta};
 
@@ -28,17 +28,24 @@ pub(crate) enum Kind {
     One(Profile, bool),
     /// `inspect` with rules, `hold` and `serialize` behind each other.
     Chain,
+    /// `inspect` with rules, `thin-acks` for what enters and `coalesce` for what leaves.
+    Long,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::One(Profile::Inspect, false),
         Self::One(Profile::Hold, false),
         Self::One(Profile::Serialize, false),
         Self::One(Profile::Inspect, true),
         Self::One(Profile::Hold, true),
         Self::One(Profile::Serialize, true),
+        Self::One(Profile::Coalesce, false),
+        Self::One(Profile::ThinAcks, false),
+        Self::One(Profile::Coalesce, true),
+        Self::One(Profile::ThinAcks, true),
         Self::Chain,
+        Self::Long,
     ];
 
     fn make(self, rules: &Arc<RuleSet>) -> Box<dyn Filter> {
@@ -52,6 +59,22 @@ impl Kind {
                 ];
                 Box::new(FilterChain::new(members).expect("only the first needs payload"))
             }
+            Self::Long => {
+                let stages = [
+                    (Profile::Inspect, None),
+                    (Profile::ThinAcks, Some(Direction::Rx)),
+                    (Profile::Off, None),
+                    (Profile::Coalesce, Some(Direction::Tx)),
+                ];
+                let options = FilterOptions {
+                    deadline: Some(SERIALIZE),
+                    rules: Some(Arc::clone(rules)),
+                    chunk: Some(100),
+                    caps: CAPS,
+                    ..FilterOptions::default()
+                };
+                compose(&stages, &options).expect("in order").expect("not off")
+            }
         }
     }
 
@@ -59,9 +82,10 @@ impl Kind {
     fn patience(self) -> Duration {
         match self {
             Self::One(Profile::Hold, _) => HOLD,
-            Self::One(Profile::Serialize, _) => SERIALIZE,
-            Self::One(..) => Duration::ZERO,
+            Self::One(Profile::Inspect | Profile::Off, _) => Duration::ZERO,
+            Self::One(..) => SERIALIZE,
             Self::Chain => HOLD + SERIALIZE,
+            Self::Long => SERIALIZE + SERIALIZE,
         }
     }
 
@@ -73,7 +97,7 @@ impl Kind {
     fn members(self) -> u64 {
         match self {
             Self::One(..) => 1,
-            Self::Chain => 3,
+            Self::Chain | Self::Long => 3,
         }
     }
 }
@@ -86,7 +110,10 @@ fn one(profile: Profile, rules: Option<Arc<RuleSet>>) -> Box<dyn Filter> {
     let options = FilterOptions {
         deadline: Some(deadline),
         rules,
+        ratio: Some(2),
+        chunk: (profile == Profile::Coalesce).then_some(100),
         caps: CAPS,
+        ..FilterOptions::default()
     };
     build(profile, options).expect("not off")
 }
@@ -95,9 +122,8 @@ fn rules() -> Arc<RuleSet> {
     let rule = |name: &str, pattern: &str, action| Rule {
         name: name.to_owned(),
         pattern: pattern.to_owned(),
-        protocol: RuleProtocol::Any,
-        port: None,
         action,
+        ..Rule::default()
     };
     let rules = [
         rule("alert", "ab", RuleAction::Alert),
@@ -287,7 +313,7 @@ impl Owner {
                     self.holds += 1;
                     self.held.insert(id, frame);
                 }
-                Action::Release(id, _) => {
+                Action::Release(id, _) | Action::Join(id, _) => {
                     let frame = self.held.remove(&id).expect("a held frame");
                     self.leave(&frame);
                 }
@@ -297,6 +323,7 @@ impl Owner {
                     self.settled += 1;
                     last_drop = Some((id, cause));
                 }
+                Action::Mirror(id, _) => assert!(fresh.contains_key(&id), "a frame that has no fate yet"),
                 Action::Reset(id) => assert_eq!(last_drop, Some((id, DropCause::Rule))),
             }
         }

@@ -21,8 +21,13 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// Segments of `len` octets.
     pub(crate) fn new(len: usize) -> Self {
+        Self::with((0..len).map(|octet| octet as u8).collect())
+    }
+
+    /// Segments that carry `payload`.
+    pub(crate) fn with(payload: Vec<u8>) -> Self {
         Self {
-            payload: (0..len).map(|octet| octet as u8).collect(),
+            payload,
             seq: 1,
             next: 0,
             now: Instant(0),

@@ -175,7 +175,7 @@ impl Worker {
         let is_used = |lane: &Lane| {
             lane.vm_queue
                 .as_ref()
-                .is_none_or(|queue| uplinks || !queue.is_empty())
+                .is_none_or(|queue| uplinks || queue.is_mirrored() || !queue.is_empty())
         };
         for port in self.table.ports() {
             for lane in port.lanes.iter().filter(|lane| lane.owner() == self.handle.index) {

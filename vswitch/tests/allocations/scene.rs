@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use introspection::{Profile, Rule, RuleAction, RuleProtocol};
+use introspection::{Profile, Rule, RuleAction};
 use offload::VnetHeader;
 use vswitch::Switch;
 use vswitch::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, WorkerConfig};
@@ -195,9 +195,8 @@ fn filter(case: &Case) -> FilterConfig {
     let rule = |number: usize| Rule {
         name: format!("rule {number}"),
         pattern: format!("pattern number {number} that never comes"),
-        protocol: RuleProtocol::Any,
-        port: None,
         action: RuleAction::Drop,
+        ..Rule::default()
     };
     FilterConfig {
         profile: case.filter,

@@ -1,0 +1,175 @@
+//! A port with a filter, and a receiver that reads what passes.
+
+use std::sync::Arc;
+
+use introspection::{
+    Action, Direction, DropCause, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant, Profile,
+    Rule, RuleAction, RuleMatch, RuleSet, build,
+};
+use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport};
+
+/// The sequence number of the first octet; streams wrap around behind their 20th.
+pub(crate) const START: u32 = u32::MAX - 19;
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Passed,
+    Dropped,
+    Reset,
+}
+
+/// A frame of a connection from 192.0.2.1:4000, the guest, to 192.0.2.2:80.
+#[derive(Clone, Debug)]
+pub(crate) struct Segment {
+    pub(crate) direction: Direction,
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) gso_size: u16,
+    pub(crate) fragment: bool,
+}
+
+impl Segment {
+    /// Octets of the guest's, from this place in its stream on.
+    pub(crate) fn at(offset: usize, payload: &[u8]) -> Self {
+        Self {
+            direction: Direction::Tx,
+            seq: START.wrapping_add(offset as u32),
+            ack: 1,
+            flags: TcpFlags::ACK,
+            payload: payload.to_vec(),
+            gso_size: 0,
+            fragment: false,
+        }
+    }
+
+    pub(crate) fn flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+
+    /// An acknowledgement by the receiver of everything before this place.
+    pub(crate) fn acknowledges(offset: usize) -> Self {
+        Self {
+            direction: Direction::Rx,
+            seq: 1,
+            ack: START.wrapping_add(offset as u32),
+            ..Self::at(0, b"")
+        }
+    }
+
+    fn meta(&self) -> FrameMeta {
+        let len = self.payload.len() as u32;
+        let (guest, peer) = (([192, 0, 2, 1].into(), 4000), ([192, 0, 2, 2].into(), 80));
+        let (src, dst) = match self.direction {
+            Direction::Tx => (guest, peer),
+            Direction::Rx => (peer, guest),
+        };
+        FrameMeta {
+            frame_len: 54 + len,
+            dst: MacAddr([2, 0, 0, 0, 0, 2]),
+            src: MacAddr([2, 0, 0, 0, 0, 1]),
+            vlan: None,
+            ethertype: 0x0800,
+            network_offset: 14,
+            network: Network::Ipv4(IpMeta {
+                src: src.0,
+                dst: dst.0,
+                protocol: 6,
+                fragment: self.fragment,
+                transport_offset: 34,
+                end: 54 + len,
+                transport: Transport::Tcp(TcpMeta {
+                    src_port: src.1,
+                    dst_port: dst.1,
+                    seq: self.seq,
+                    ack: self.ack,
+                    flags: TcpFlags(self.flags),
+                    window: 65_000,
+                    payload_offset: 54,
+                    payload_len: len,
+                }),
+            }),
+        }
+    }
+}
+
+pub(crate) struct Scene {
+    filter: Box<dyn Filter>,
+    next: u64,
+}
+
+impl Scene {
+    /// With one rule for `attack`, as a literal and by a regex, whose match has this consequence.
+    pub(crate) fn new(action: RuleAction) -> Self {
+        let literal = Rule {
+            name: "literal".to_owned(),
+            pattern: "attack".to_owned(),
+            action,
+            ..Rule::default()
+        };
+        let regex = Rule {
+            name: "regex".to_owned(),
+            pattern: String::new(),
+            regex: Some("at{2}[a-f]ck".to_owned()),
+            ..literal.clone()
+        };
+        let rules = RuleSet::compile(&[literal, regex]).expect("good rules");
+        let options = FilterOptions {
+            rules: Some(Arc::new(rules)),
+            ..FilterOptions::default()
+        };
+        Self {
+            filter: build(Profile::Inspect, options).expect("not off"),
+            next: 0,
+        }
+    }
+
+    /// With a handshake behind it.
+    pub(crate) fn connected(action: RuleAction) -> Self {
+        let mut scene = Self::new(action);
+        let mut syn = Segment::at(0, b"").flags(TcpFlags::SYN);
+        syn.seq = START.wrapping_sub(1);
+        let mut answer = Segment::acknowledges(0).flags(TcpFlags::SYN | TcpFlags::ACK);
+        answer.seq = 0;
+        for segment in [syn, answer, Segment::at(0, b"")] {
+            assert_eq!(scene.show(&segment), Fate::Passed);
+        }
+        scene
+    }
+
+    pub(crate) fn show(&mut self, segment: &Segment) -> Fate {
+        let meta = segment.meta();
+        let frame = FrameRef {
+            id: FrameId(self.next),
+            direction: segment.direction,
+            meta: &meta,
+            payload: &segment.payload,
+            gso_size: segment.gso_size,
+        };
+        self.next += 1;
+        let mut actions = Vec::new();
+        self.filter
+            .inspect(Instant(self.next * 1000), &[frame], &mut actions);
+        match actions.as_slice() {
+            [Action::Forward(_)] => Fate::Passed,
+            [Action::Drop(_, DropCause::Rule | DropCause::FlowReset)] => Fate::Dropped,
+            [Action::Drop(..), Action::Reset(_)] => Fate::Reset,
+            other => panic!("no fate: {other:?}"),
+        }
+    }
+
+    pub(crate) fn counters(&self) -> FilterCounters {
+        self.filter.counters()
+    }
+
+    /// The names of the rules that matched.
+    pub(crate) fn matches(&mut self) -> Vec<String> {
+        let mut matches: Vec<RuleMatch> = Vec::new();
+        self.filter.take_matches(&mut matches);
+        let mut names: Vec<String> = matches.iter().map(|one| one.rule.to_string()).collect();
+        names.sort();
+        names
+    }
+}

@@ -1,0 +1,170 @@
+//! Showing packets to a filter, and what is done when it fails.
+
+use introspection::{Action, Direction, Filter, FrameId, FrameRef, Instant, Needs, ReleaseCause};
+
+use super::guarded::Failure;
+use super::{Carrier, Inner, Passed};
+use crate::clock;
+use crate::frame::BURST;
+use crate::packet::{Arena, Packet};
+
+impl Inner {
+    /// Shows packets to the filter and does what it says.
+    pub(super) fn judge(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        packets: &mut Vec<Packet>,
+        passed: &mut Passed,
+        carrier: &mut Carrier<'_>,
+    ) -> bool {
+        let first = self.next_id;
+        let mut actions = std::mem::take(&mut self.actions);
+        let failure = self.show(now, direction, packets, carrier.arena, &mut actions);
+        let spent = clock::now().since(now);
+        for packet in packets.iter_mut() {
+            packet.times.filter += spent;
+        }
+        let batch = Batch {
+            first,
+            direction,
+            packets,
+        };
+        let others = self.carry_out(now, &mut actions, Some(&batch), passed, Some(carrier));
+        packets.clear();
+        self.actions = actions;
+        self.take_out(now, failure) || others
+    }
+
+    /// Shows packets to the filter.
+    fn show(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        packets: &mut [Packet],
+        arena: &mut Arena,
+        actions: &mut Vec<Action>,
+    ) -> Option<Failure> {
+        let first = self.next_id;
+        self.next_id += packets.len() as u64;
+        let payload = self
+            .filter
+            .as_ref()
+            .is_some_and(|filter| filter.get().needs() == Needs::Payload);
+        if payload {
+            for packet in packets.iter_mut() {
+                arena.make_private(packet);
+            }
+        }
+        let mut frames = arrayvec::ArrayVec::<FrameRef<'_>, BURST>::new();
+        for (packet, id) in packets.iter().zip(first..) {
+            let judged = if payload { payload_of(packet, arena) } else { &[] };
+            let frame = FrameRef {
+                id: FrameId(id),
+                direction,
+                meta: &packet.meta,
+                payload: judged,
+                gso_size: packet.gso_size(),
+            };
+            if frames.try_push(frame).is_err() {
+                break;
+            }
+        }
+        let failure = self.attempt(actions, |filter, actions| filter.inspect(now, &frames, actions));
+        fail_open(first, frames.len(), actions);
+        failure
+    }
+
+    /// Has the filter do something. If it panics, what it said is forgotten, and all that is held is let go instead.
+    pub(super) fn attempt(
+        &mut self,
+        actions: &mut Vec<Action>,
+        work: impl FnOnce(&mut dyn Filter, &mut Vec<Action>),
+    ) -> Option<Failure> {
+        let failure = self
+            .filter
+            .as_mut()?
+            .attempt(|filter| work(filter, actions))
+            .err();
+        if matches!(failure, Some(Failure::Panicked(_))) {
+            actions.clear();
+            let mut held: Vec<FrameId> = self.held.keys().copied().collect();
+            held.sort_unstable();
+            actions.extend(
+                held.into_iter()
+                    .map(|id| Action::Release(id, ReleaseCause::Drained)),
+            );
+        }
+        failure
+    }
+
+    /// Takes a filter that failed out of the path. True when there was one: other lanes may have to look into their outboxes.
+    pub(super) fn take_out(&mut self, now: Instant, failure: Option<Failure>) -> bool {
+        let reason = match failure {
+            None => return false,
+            Some(Failure::Panicked(reason)) => reason,
+            Some(Failure::Slow(reason)) => {
+                self.drain(now);
+                reason
+            }
+        };
+        tracing::error!(
+            "port {}: the filter \"{}\" is out of the path: it {reason}",
+            self.name,
+            self.config.profile
+        );
+        self.failure = Some(reason);
+        if let Some(filter) = self.filter.take() {
+            filter.end();
+        }
+        true
+    }
+}
+
+/// Packets shown to a filter together, and the name of the first.
+pub(super) struct Batch<'a> {
+    pub(super) first: u64,
+    pub(super) direction: Direction,
+    pub(super) packets: &'a [Packet],
+}
+
+impl Batch<'_> {
+    /// The packet of this name, if it is one of these.
+    pub(super) fn find(&self, id: FrameId) -> Option<(Packet, Direction)> {
+        let index = usize::try_from(id.0.checked_sub(self.first)?).ok()?;
+        self.packets.get(index).map(|packet| (*packet, self.direction))
+    }
+}
+
+/// Forwards the frames of a batch, at most [`BURST`] from `first` on, that a filter has said nothing of.
+fn fail_open(first: u64, frames: usize, actions: &mut Vec<Action>) {
+    let mut judged = 0_u64;
+    for action in actions.iter() {
+        if let Action::Forward(id) | Action::Hold(id) | Action::Drop(id, _) = action {
+            judged |=
+                id.0.checked_sub(first)
+                    .and_then(|at| 1_u64.checked_shl(u32::try_from(at).ok()?))
+                    .unwrap_or(0);
+        }
+    }
+    for at in 0..frames.min(BURST) as u64 {
+        if judged & 1 << at == 0 {
+            actions.push(Action::Forward(FrameId(first + at)));
+        }
+    }
+}
+
+/// The transport payload of a private packet.
+fn payload_of<'a>(packet: &Packet, arena: &'a Arena) -> &'a [u8] {
+    let Some(ip) = packet.meta.ip() else { return &[] };
+    let (offset, len) = match ip.transport {
+        offload::Transport::Tcp(tcp) => (tcp.payload_offset, tcp.payload_len),
+        offload::Transport::Udp(udp) => (udp.payload_offset, udp.payload_len),
+        _ => return &[],
+    };
+    let start = usize::from(offset);
+    arena
+        .head(packet.octets)
+        .get(start..start + len as usize)
+        .unwrap_or(&[])
+}
