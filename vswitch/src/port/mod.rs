@@ -45,7 +45,8 @@ pub trait Backend: Send + Sync {
     fn take(&self, queue: u16, now: Instant, burst: &mut Burst);
 
     /// Hands the buffers of all frames that the last [`Backend::take`] of this queue put into `burst` back to the
-    /// guest. Called after the burst's last frame was copied or discarded; tells the guest if it wants to know.
+    /// guest. Called after the burst's last frame was copied or discarded. The guest hears of it now, or at a later
+    /// [`Backend::take`], for which [`Backend::deadline`] asks.
     fn complete(&self, queue: u16, burst: &Burst);
 
     /// What the receiving guest can take now.

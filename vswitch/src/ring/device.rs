@@ -110,9 +110,21 @@ impl<F: Format> DeviceRing<F> {
         self.format.untrack();
     }
 
-    /// Whether the driver wants to hear of what was published since the last call.
+    /// Whether the driver wants to hear of what was published since the last call. The next call starts from here.
     pub fn needs_notification(&mut self) -> bool {
-        self.format.needs_notification()
+        let wanted = self.format.wants_notification();
+        self.format.announced();
+        wanted
+    }
+
+    /// The same, only looked at.
+    pub fn wants_notification(&self) -> bool {
+        self.format.wants_notification()
+    }
+
+    /// Entries published since the last [`DeviceRing::needs_notification`]; `None` before the first.
+    pub fn unannounced(&self) -> Option<u32> {
+        self.format.unannounced()
     }
 
     /// Asks the driver to ring when it adds a chain. True if there is one already: no ring will come for it.

@@ -86,8 +86,14 @@ pub trait Format: Sized {
     /// The ring stops in an orderly way: what was written down does not count any more.
     fn untrack(&mut self);
 
-    /// Whether the driver wants to hear of what was published since the last call.
-    fn needs_notification(&mut self) -> bool;
+    /// Entries published since the last [`Format::announced`]; `None` before the first.
+    fn unannounced(&self) -> Option<u32>;
+
+    /// Whether the driver wants to hear of what was published since the last [`Format::announced`].
+    fn wants_notification(&self) -> bool;
+
+    /// What was published is taken as known to the driver.
+    fn announced(&mut self);
 
     /// Asks the driver to ring when it makes the chain at a position available. True if it has already.
     fn ask_at(&mut self, at: u16) -> bool;

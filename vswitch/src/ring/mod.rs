@@ -241,6 +241,16 @@ impl Ring {
         either!(self, ring => ring.needs_notification())
     }
 
+    /// See [`DeviceRing::wants_notification`].
+    pub fn wants_notification(&self) -> bool {
+        either!(self, ring => ring.wants_notification())
+    }
+
+    /// See [`DeviceRing::unannounced`].
+    pub fn unannounced(&self) -> Option<u32> {
+        either!(self, ring => ring.unannounced())
+    }
+
     /// See [`DeviceRing::enable_notifications`].
     pub fn enable_notifications(&mut self) -> bool {
         either!(self, ring => ring.enable_notifications())

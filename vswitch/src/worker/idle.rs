@@ -34,14 +34,15 @@ impl Served {
     /// Has its guest ring, and says whether it may be left alone until it does.
     fn retire(&self) -> bool {
         let Self { port, lane } = self;
+        let queue = lane.id.queue;
         let busy = self.is_vm_queue()
             || !port.backend.rings_reliably()
             || port.probe.is_active()
-            || port.has_backlog.load(Ordering::Acquire);
+            || port.has_backlog.load(Ordering::Acquire)
+            || port.backend.deadline(queue, clock::now()).is_some();
         if busy {
             return false;
         }
-        let queue = lane.id.queue;
         if port.backend.arm(queue, false) || port.has_backlog.load(Ordering::Acquire) {
             port.backend.disarm(queue);
             return false;

@@ -190,8 +190,8 @@ impl Backend for VhostUserPort {
         self.shared.queue_pairs
     }
 
-    fn take(&self, queue: u16, _now: Instant, burst: &mut Burst) {
-        self.shared.take(queue.into(), burst);
+    fn take(&self, queue: u16, now: Instant, burst: &mut Burst) {
+        self.shared.take(queue.into(), now, burst);
     }
 
     fn complete(&self, queue: u16, _burst: &Burst) {
@@ -246,8 +246,8 @@ impl Backend for VhostUserPort {
         }
     }
 
-    fn deadline(&self, _queue: u16, _now: Instant) -> Option<Instant> {
-        None
+    fn deadline(&self, queue: u16, _now: Instant) -> Option<Instant> {
+        self.shared.queue(2 * usize::from(queue) + 1).due()
     }
 
     fn status(&self) -> BackendStatus {
@@ -306,9 +306,10 @@ impl Shared {
         }
     }
 
-    fn take(&self, pair: usize, burst: &mut Burst) {
+    fn take(&self, pair: usize, now: Instant, burst: &mut Burst) {
         if is_in(&self.transmitting, pair) {
             let mut queue = self.queue(2 * pair + 1);
+            queue.moderate(now);
             self.take_from(pair, &mut queue, burst);
         }
     }
@@ -332,7 +333,6 @@ impl Shared {
         } else if !queue.busy {
             // Nothing, or only frames of impossible lengths.
             ring.complete();
-            queue.notify();
         }
         self.check(2 * pair + 1, queue);
     }
@@ -342,7 +342,6 @@ impl Shared {
         if let Some(ring) = queue.ring.as_mut() {
             ring.complete();
         }
-        queue.notify();
         queue.release();
         drop(queue);
         if self.waiting.load(Ordering::Relaxed) > 0 {

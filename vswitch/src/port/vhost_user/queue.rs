@@ -7,10 +7,19 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
+
+use introspection::Instant;
 
 use crate::memory::GuestMemory;
 use crate::ring::inflight::Region;
 use crate::ring::{Ring, RingAddresses, RingFault, RingSetup};
+
+/// How long a guest waits at most to hear of transmitted frames, as `tx-usecs` of a NIC. Frames that it receives in the
+/// meantime have it look at these, too (Linux does, in NAPI), and spare it the interrupt.
+const TRANSMIT_DELAY: Duration = Duration::from_micros(200);
+/// Transmitted entries of which a guest hears without delay, as `tx-frames` of a NIC.
+const TRANSMIT_ENTRIES: u32 = 32;
 
 /// A ring's state. The protocol's thread and the worker share it under a lock.
 #[derive(Debug, Default)]
@@ -29,6 +38,8 @@ pub(super) struct Queue {
     pub(super) busy: bool,
     /// Whether the worker watches the kick.
     pub(super) watched: bool,
+    /// When the guest is to hear of what it transmitted.
+    due: Option<Instant>,
     /// Memory that is not the guest's any more but that the worker's frames are in.
     retired: Vec<Arc<GuestMemory>>,
 }
@@ -79,6 +90,8 @@ impl Queue {
 
     /// Stops the ring; it would go on at `base`.
     pub(super) fn stop(&mut self) {
+        // Whoever goes on with the ring knows nothing of what the guest has yet to hear.
+        self.notify();
         if let Some(ring) = &mut self.ring {
             ring.untrack();
         }
@@ -141,6 +154,24 @@ impl Queue {
         if wanted && let Some(call) = &self.call {
             ring_bell(call);
         }
+    }
+
+    /// Tells the guest of transmitted frames once there are enough of them, or the first has waited long enough.
+    pub(super) fn moderate(&mut self, now: Instant) {
+        let Some(ring) = &self.ring else { return };
+        let entries = ring.unannounced().unwrap_or(TRANSMIT_ENTRIES);
+        if entries == 0 {
+            self.due = None;
+        } else if entries >= TRANSMIT_ENTRIES || *self.due.get_or_insert(now.after(TRANSMIT_DELAY)) <= now {
+            self.due = None;
+            self.notify();
+        }
+    }
+
+    /// When [`Queue::moderate`] has something to tell that the guest wants to hear.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due
+            .filter(|_| self.ring.as_ref().is_some_and(Ring::wants_notification))
     }
 
     /// The kick's descriptor, if the worker has to watch it.

@@ -228,22 +228,29 @@ impl Format for Packed {
         }
     }
 
-    fn needs_notification(&mut self) -> bool {
+    fn unannounced(&self) -> Option<u32> {
+        self.unnotified
+    }
+
+    fn wants_notification(&self) -> bool {
         if self.unnotified == Some(0) {
             return false;
         }
         // Either the driver sees the descriptor that was just published when it looks again after changing its wish,
         // or the wish is seen here (virtio 1.2, 2.8.21.3.1).
         fence(Ordering::SeqCst);
-        let slots = self.unnotified.replace(0);
         let event = self.layout.driver_event();
         match event >> 16 & 3 {
             ENABLE => true,
             AT_DESCRIPTOR if self.options.event_idx => {
-                slots.is_none_or(|slots| self.stepped_over(event as u16, slots))
+                self.unnotified.is_none_or(|slots| self.stepped_over(event as u16, slots))
             }
             _ => false,
         }
+    }
+
+    fn announced(&mut self) {
+        self.unnotified = Some(0);
     }
 
     fn ask_at(&mut self, at: u16) -> bool {

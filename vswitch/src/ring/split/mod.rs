@@ -215,7 +215,11 @@ impl Format for Split {
         }
     }
 
-    fn needs_notification(&mut self) -> bool {
+    fn unannounced(&self) -> Option<u32> {
+        self.notified.map(|before| self.published.wrapping_sub(before).into())
+    }
+
+    fn wants_notification(&self) -> bool {
         let new = self.published;
         if self.notified == Some(new) {
             return false;
@@ -223,15 +227,18 @@ impl Format for Split {
         // Either the driver sees the index that was just published when it looks again after changing its wish,
         // or the wish is seen here (virtio 1.2, 2.7.7.2).
         fence(Ordering::SeqCst);
-        let old = self.notified.replace(new);
         if self.options.notify_on_empty && self.layout.avail_index() == self.next_avail {
             return true;
         }
-        match old {
+        match self.notified {
             Some(old) if self.options.event_idx => passed(self.layout.used_event(), new, old),
             None if self.options.event_idx => true,
             _ => !self.layout.driver_suppresses(),
         }
+    }
+
+    fn announced(&mut self) {
+        self.notified = Some(self.published);
     }
 
     fn ask_at(&mut self, at: u16) -> bool {
