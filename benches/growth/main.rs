@@ -22,11 +22,10 @@ use report::{Report, median, quantile};
 const MANY: usize = 1000;
 /// Ports of the daemon whose idleness is measured.
 const IDLE: usize = 100;
-/// Addresses that a port may have.
+/// Addresses that a guest may have.
 const PER_PORT: usize = 1000;
-/// Machines with so many addresses. A switch's table has room for 16,384, and with all of them in it, some make room for others, whose
-/// frames are flooded.
-const SPEAKERS: usize = 10;
+/// Machines with so many addresses.
+const SPEAKERS: usize = 100;
 /// Descriptors that a front end, and a port, take at most.
 const DESCRIPTORS: u64 = 12;
 /// Probes of a busy worker.
@@ -128,13 +127,13 @@ fn addresses(report: &mut Report, rounds: usize) {
         load::speak(&mut fleets[1], number, PER_PORT);
     }
     let learned = fleets[1].learned();
-    report.note("addresses learned of 10,000", learned as f64, "");
+    report.note("addresses learned of 100,000", learned as f64, "");
     compare(
         report,
         &mut fleets,
         rounds,
         [8, PER_PORT],
-        ["10 addresses", "10,000 addresses"],
+        ["10 addresses", "100,000 addresses"],
     );
 }
 

@@ -38,6 +38,12 @@ use crate::worker::{self, WorkerHandle};
 
 /// Ports that a switch can have.
 pub const MAX_PORTS: usize = 1024;
+/// Addresses that may be learned behind a guest.
+const GUEST_ADDRESSES: u32 = 1024;
+/// Addresses that may be learned behind an uplink: a network of many machines. Half of the table, so that guests find room.
+const UPLINK_ADDRESSES: u32 = 262_144;
+/// Learned addresses that [`Switch::ports`] shows of each port.
+const SHOWN_MACS: usize = 64;
 /// How long a removal waits for workers to let go of a port.
 const LET_GO: Duration = Duration::from_secs(2);
 
@@ -253,6 +259,7 @@ impl Switch {
             let waker = LaneWaker::new(port.lanes.clone(), self.shared.workers.clone());
             backend.attach(Arc::new(waker));
             slots.resize(slots.len().max(free + 1), None);
+            self.shared.forwarding.allow(port.id, port.addresses());
             slots[free] = Some(Arc::clone(&port));
             made = Some(port);
         });
@@ -261,7 +268,7 @@ impl Switch {
             self.refuse_duplicate(&config.name)?;
             return Err(ControlError::TooManyPorts(MAX_PORTS));
         };
-        Ok(self.info(&port))
+        Ok(self.info(&port, Vec::new()))
     }
 
     fn refuse_duplicate(&self, name: &str) -> Result<(), ControlError> {
@@ -300,10 +307,22 @@ impl Switch {
 
     /// All ports.
     pub fn ports(&self) -> Vec<PortInfo> {
-        self.shared.table().ports().map(|port| self.info(port)).collect()
+        let table = self.shared.table();
+        let mut macs = vec![Vec::new(); MAX_PORTS];
+        for entry in self.shared.forwarding.entries(worker::seconds(clock::now())) {
+            let of_port = macs.get_mut(usize::from(entry.port.0));
+            if let Some(of_port) = of_port.filter(|macs| macs.len() < SHOWN_MACS) {
+                of_port.push(entry.mac.to_string());
+            }
+        }
+        let mut take = |port: &Port| macs.get_mut(usize::from(port.id.0)).map(std::mem::take);
+        table
+            .ports()
+            .map(|port| self.info(port, take(port).unwrap_or_default()))
+            .collect()
     }
 
-    fn info(&self, port: &Port) -> PortInfo {
+    fn info(&self, port: &Port, macs: Vec<String>) -> PortInfo {
         let first_frame = port.first_frame.load(Ordering::Relaxed);
         PortInfo {
             name: port.name.clone(),
@@ -315,15 +334,7 @@ impl Switch {
             worker: port.home(),
             peer: port.backend.status(),
             capabilities: port.backend.capabilities(),
-            macs: self
-                .shared
-                .forwarding
-                .entries(worker::seconds(clock::now()))
-                .into_iter()
-                .filter(|entry| entry.port == port.id)
-                .take(64)
-                .map(|entry| entry.mac.to_string())
-                .collect(),
+            macs,
             first_frame_us: (first_frame > 0).then(|| Instant(first_frame).since(port.made) / 1000),
         }
     }
@@ -483,6 +494,15 @@ impl Port {
             lanes,
             first_frame: AtomicU64::new(0),
             made: clock::now(),
+        }
+    }
+
+    /// Addresses that may be learned behind it.
+    fn addresses(&self) -> u32 {
+        if self.is_uplink {
+            UPLINK_ADDRESSES
+        } else {
+            GUEST_ADDRESSES
         }
     }
 
