@@ -27,6 +27,7 @@ pub struct DeviceRing<F> {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     pub(super) frames: Vec<transmit::Admitted>,
+    pub(super) buffers: scatter::Buffers,
     pub(super) plan: scatter::Plan,
     pub(super) chains: Vec<Chain>,
 }
