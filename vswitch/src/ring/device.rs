@@ -88,6 +88,12 @@ impl<F: Format> DeviceRing<F> {
         self.fault
     }
 
+    /// Whether there is a fault; it is not copied, which takes its time.
+    #[inline]
+    pub fn is_faulty(&self) -> bool {
+        self.fault.is_some()
+    }
+
     /// Frames refused since the last call.
     pub fn take_refused(&mut self) -> RefusedFrames {
         std::mem::take(&mut self.refused)

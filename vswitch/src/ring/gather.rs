@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
         segment.len -= len as u32;
         let (low, high) = (u64::from_le(low), u32::from_le(high));
         // Without flags and a kind of segmentation the other fields mean nothing (virtio 1.2, 5.1.6.2).
-        if low & 0xffff == 0 {
+        if low as u16 == 0 {
             return Some(VnetHeader::default());
         }
         Some(VnetHeader::from_words(low, high))
