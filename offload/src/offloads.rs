@@ -44,6 +44,12 @@ pub enum OffloadError {
 }
 
 impl Offloads {
+    /// Whether nothing is to be done, and nobody vouches for the checksum: the default.
+    #[inline]
+    pub const fn are_none(&self) -> bool {
+        matches!(self.checksum, Checksum::Complete) && self.gso.is_none()
+    }
+
     /// Reads what a sender's header asks for, checked against the frame's own headers, since a sender may be hostile.
     ///
     /// A partial checksum may stand in the transport's own checksum field; further inside the payload of UDP or of a

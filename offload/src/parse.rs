@@ -6,7 +6,7 @@ use crate::view::{
     ArpView, EthernetView, ExtensionWalk, IcmpView, Ipv4View, Ipv6View, TcpView, UdpView, VlanView,
     ethertype, protocol,
 };
-use crate::{FrameMeta, IpMeta, Link, Network, TcpMeta, Transport, UdpMeta};
+use crate::{FrameMeta, IpMeta, Link, Network, TcpMeta, Transport, UdpMeta, VlanTag};
 
 /// VLAN tags that are looked behind: a service tag and a customer tag.
 const MAX_TAGS: usize = 2;
@@ -65,33 +65,38 @@ impl Link {
                 frame_len,
             });
         }
-        let link = Self {
+        let ethertype = ethernet.ethertype();
+        let (vlan, ethertype, network_offset) = if ethertype::is_vlan(ethertype) {
+            behind_tags(ethertype, ethernet.payload())
+        } else {
+            (None, ethertype, EthernetView::LEN as u16)
+        };
+        Ok(Self {
             dst: ethernet.dst(),
             src: ethernet.src(),
-            vlan: None,
-            ethertype: ethernet.ethertype(),
-            network_offset: EthernetView::LEN as u16,
-        };
-        if ethertype::is_vlan(link.ethertype) {
-            return Ok(link.behind_tags(ethernet.payload()));
-        }
-        Ok(link)
+            vlan,
+            ethertype,
+            network_offset,
+        })
     }
+}
 
-    fn behind_tags(mut self, payload: &[u8]) -> Self {
-        let mut rest = payload;
-        for _ in 0..MAX_TAGS {
-            if !ethertype::is_vlan(self.ethertype) {
-                break;
-            }
-            let Ok(tag) = VlanView::new(rest) else { break };
-            self.vlan = self.vlan.or(Some(tag.tag()));
-            self.ethertype = tag.ethertype();
-            rest = tag.payload();
-            self.network_offset += VlanView::LEN as u16;
+/// The outermost tag, the `EtherType` behind the last one, and where the network header starts.
+fn behind_tags(mut ethertype: u16, payload: &[u8]) -> (Option<VlanTag>, u16, u16) {
+    let mut vlan = None;
+    let mut rest = payload;
+    let mut offset = EthernetView::LEN;
+    for _ in 0..MAX_TAGS {
+        if !ethertype::is_vlan(ethertype) {
+            break;
         }
-        self
+        let Ok(tag) = VlanView::new(rest) else { break };
+        vlan = vlan.or(Some(tag.tag()));
+        ethertype = tag.ethertype();
+        rest = tag.payload();
+        offset += VlanView::LEN;
     }
+    (vlan, ethertype, offset as u16)
 }
 
 /// Reads a packet of `len` octets that starts with `packet`; offsets count from its first octet.

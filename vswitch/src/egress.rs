@@ -71,6 +71,8 @@ struct Line<'a> {
     policy: Option<&'a ReceivePolicy>,
     /// Whether the receiver chooses among queues by a frame's hash.
     spreads: bool,
+    /// Whether anybody wants to know frames' hashes.
+    hashes: bool,
     backlog: MutexGuard<'a, Backlog>,
 }
 
@@ -107,17 +109,18 @@ pub(crate) fn deliver<'p>(
 ) -> bool {
     let can = port.backend.capabilities();
     let policy = port.backend.receive_policy();
+    let spreads = port.backend.spreads();
     let mut line = Line {
         port,
         can,
         policy: policy.as_deref(),
-        spreads: port.backend.spreads(),
+        spreads,
+        hashes: spreads || policy.as_ref().is_some_and(|policy| policy.hashes()),
         backlog: port.backlog.lock(),
     };
-    if packets.clone().all(|packet| passes(port, packet, can)) {
-        line.pass(packets, arena);
-    } else {
-        line.work(packets, arena, scratch);
+    let rest = line.pass(packets, arena);
+    if rest.clone().next().is_some() {
+        line.work(rest, arena, scratch);
     }
     let left = !line.backlog.frames.is_empty();
     !port.has_backlog.swap(left, Ordering::AcqRel) && left
@@ -161,11 +164,15 @@ pub(crate) fn backlog_len(port: &Port) -> usize {
 /// Whether a packet goes to a port as it is.
 #[inline]
 fn passes(port: &Port, packet: &Packet, can: Capabilities) -> bool {
-    port.vlans
+    let has_form = port
+        .vlans
         .egress(packet.vlan)
-        .is_some_and(|form| form.fits(packet.meta.vlan))
-        && fits(&packet.offloads, &packet.meta, can)
-        && !is_oversize(port, packet)
+        .is_some_and(|form| form.fits(packet.meta.vlan));
+    if packet.offloads.are_none() {
+        return has_form
+            && packet.meta.frame_len <= u32::from(port.mtu) + u32::from(packet.meta.network_offset);
+    }
+    has_form && fits(&packet.offloads, &packet.meta, can) && !is_oversize(port, packet)
 }
 
 /// Whether a packet, or its longest segment, is longer than the port's guest takes.
@@ -259,17 +266,28 @@ fn shifted(vnet: VnetHeader, shift: Shift) -> VnetHeader {
 }
 
 impl Line<'_> {
-    /// Offers packets that all go as they are.
-    fn pass<'p>(&mut self, packets: impl Iterator<Item = &'p Packet>, arena: &Arena) {
+    /// Offers packets up to the first that cannot go as it is; what is left.
+    fn pass<'p, P>(&mut self, mut packets: P, arena: &Arena) -> P
+    where
+        P: Iterator<Item = &'p Packet> + Clone,
+    {
         let mut run = Run::new();
-        for packet in packets {
-            run.push(self.as_it_is(packet, arena));
+        loop {
+            let rest = packets.clone();
+            match packets.next() {
+                Some(packet) if passes(self.port, packet, self.can) => {
+                    run.push(self.as_it_is(packet, arena));
+                }
+                _ => {
+                    self.offer(&run);
+                    return rest;
+                }
+            }
             if run.is_full() {
                 self.offer(&run);
                 run.clear();
             }
         }
-        self.offer(&run);
     }
 
     /// Offers packets of which some have to change.
@@ -313,8 +331,13 @@ impl Line<'_> {
     /// A packet that need not change.
     #[inline]
     fn as_it_is<'a>(&self, packet: &Packet, arena: &'a Arena) -> Outgoing<'a> {
+        let vnet = if packet.offloads.are_none() {
+            VnetHeader::default()
+        } else {
+            header_for(packet.offloads, &packet.meta, self.can)
+        };
         self.flow(packet, arena).outgoing(
-            header_for(packet.offloads, &packet.meta, self.can),
+            vnet,
             packet.meta.frame_len,
             arena.head(packet.octets),
             arena.tail(packet.octets),
@@ -325,10 +348,15 @@ impl Line<'_> {
     /// matters.
     #[inline]
     fn flow(&self, packet: &Packet, arena: &Arena) -> Flow {
-        let none = Flow {
-            hash: 0,
-            report: HashReport::None,
-        };
+        if self.hashes {
+            self.hash(packet, arena)
+        } else {
+            Flow::NONE
+        }
+    }
+
+    fn hash(&self, packet: &Packet, arena: &Arena) -> Flow {
+        let none = Flow::NONE;
         let Some(policy) = self.policy.filter(|policy| policy.hashes()) else {
             return if self.spreads {
                 Flow {
@@ -520,6 +548,11 @@ impl Header {
 }
 
 impl Flow {
+    const NONE: Self = Self {
+        hash: 0,
+        report: HashReport::None,
+    };
+
     const fn outgoing<'a>(
         self,
         vnet: VnetHeader,

@@ -193,6 +193,21 @@ impl GuestMemory {
             .map(|(ptr, _)| ptr)
     }
 
+    /// To translate several addresses that are probably in one region.
+    #[inline]
+    pub(crate) fn nearby(&self) -> Nearby<'_> {
+        let nowhere = Span {
+            guest: 0,
+            size: 0,
+            host: 0,
+            user: 0,
+        };
+        Nearby {
+            memory: self,
+            span: self.spans.first().copied().unwrap_or(nowhere),
+        }
+    }
+
     /// The pieces of `len` octets from a guest physical address; ends with `None` where an octet is missing.
     pub fn runs(&self, guest: u64, len: u64) -> Runs<'_> {
         Runs {
@@ -217,6 +232,40 @@ impl GuestMemory {
             let offset = user.wrapping_sub(span.user);
             (offset < span.size).then(|| span.guest + offset)
         })
+    }
+}
+
+/// Translates like [`GuestMemory::translate`], and looks first where it found the address before. A burst's buffers are mostly in one
+/// region, whose bounds then stay in registers.
+#[derive(Debug)]
+pub(crate) struct Nearby<'a> {
+    memory: &'a GuestMemory,
+    span: Span,
+}
+
+impl Nearby<'_> {
+    #[inline]
+    pub(crate) fn translate(&mut self, guest: u64, len: u64) -> Option<*mut u8> {
+        self.span
+            .translate(guest, len)
+            .or_else(|| self.search(guest, len))
+    }
+
+    #[cold]
+    fn search(&mut self, guest: u64, len: u64) -> Option<*mut u8> {
+        self.memory.spans.iter().find_map(|span| {
+            let found = span.translate(guest, len)?;
+            self.span = *span;
+            Some(found)
+        })
+    }
+}
+
+impl Span {
+    #[inline]
+    fn translate(&self, guest: u64, len: u64) -> Option<*mut u8> {
+        let offset = guest.wrapping_sub(self.guest);
+        (offset < self.size && len <= self.size - offset).then(|| (self.host + offset as usize) as *mut u8)
     }
 }
 

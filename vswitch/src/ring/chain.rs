@@ -5,7 +5,7 @@
 
 use super::RingFault;
 use crate::frame::Segment;
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, Nearby};
 
 /// The most descriptors that one chain may have, in a table or not: real drivers use up to a few dozen, and a frame
 /// in a great many pieces would cost everybody's time.
@@ -77,6 +77,40 @@ pub struct Chain {
     pub(super) total: u64,
 }
 
+/// A chain that is one buffer in one piece of memory, which most are.
+#[derive(Clone, Copy, Debug)]
+pub struct Single {
+    /// The buffer.
+    pub(super) segment: Segment,
+    /// The driver's name for the chain.
+    pub(super) id: u16,
+}
+
+impl Single {
+    /// Tells whether a descriptor is a whole chain in one piece of memory. `None` for any other, whatever is the matter with it.
+    #[inline]
+    pub(super) fn of(
+        memory: &mut Nearby<'_>,
+        descriptor: &Descriptor,
+        access: Access,
+        id: u16,
+    ) -> Option<Self> {
+        let Descriptor { address, len, .. } = *descriptor;
+        let wanted = match access {
+            Access::Read => 0,
+            Access::Write => WRITE,
+        };
+        if descriptor.flags & (NEXT | INDIRECT | WRITE) != wanted || len == 0 {
+            return None;
+        }
+        let ptr = memory.translate(address, len.into())?;
+        Some(Self {
+            segment: Segment { ptr, len },
+            id,
+        })
+    }
+}
+
 /// An indirect table in guest memory (virtio 1.2, 2.7.5.3 and 2.8.7).
 ///
 /// Invariant: `16 * entries` octets from `start` are in the memory that it was found in.
@@ -128,21 +162,6 @@ impl Table {
         let words = u128::from_ne_bytes(raw);
         Ok((words as u64, (words >> 64) as u64))
     }
-}
-
-/// A descriptor that is a whole chain, in one piece of memory; `None` for any other.
-#[inline]
-pub(super) fn single(memory: &GuestMemory, descriptor: &Descriptor, access: Access) -> Option<Segment> {
-    let Descriptor { address, len, .. } = *descriptor;
-    let wanted = match access {
-        Access::Read => 0,
-        Access::Write => WRITE,
-    };
-    if descriptor.flags & (NEXT | INDIRECT | WRITE) != wanted || len == 0 {
-        return None;
-    }
-    let ptr = memory.translate(address, len.into())?;
-    Some(Segment { ptr, len })
 }
 
 /// Appends one buffer's pieces; returns its length.

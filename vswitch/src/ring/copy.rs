@@ -29,7 +29,8 @@ pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
                 }
                 piece::<64>(from, to, len - 64);
             }
-            64..=128 => {
+            64 => piece::<64>(from, to, 0),
+            65..=128 => {
                 piece::<64>(from, to, 0);
                 piece::<64>(from, to, len - 64);
             }

@@ -27,6 +27,7 @@ pub struct DeviceRing<F> {
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
     pub(super) frames: Vec<transmit::Admitted>,
+    pub(super) buffers: scatter::Buffers,
     pub(super) plan: scatter::Plan,
     pub(super) chains: Vec<Chain>,
 }
@@ -85,6 +86,12 @@ impl<F: Format> DeviceRing<F> {
     /// Why the ring stopped.
     pub fn fault(&self) -> Option<RingFault> {
         self.fault
+    }
+
+    /// Whether there is a fault; it is not copied, which takes its time.
+    #[inline]
+    pub fn is_faulty(&self) -> bool {
+        self.fault.is_some()
     }
 
     /// Frames refused since the last call.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::chain::{Access, Chain};
+use super::chain::{Access, Chain, Single};
 use super::inflight::Region;
 use super::{Options, RingAddresses, RingFault, RingSetup};
 use crate::frame::Segment;
@@ -46,9 +46,12 @@ pub trait Format: Sized {
     /// Fetches ahead what walking the chains some places behind a position will read first.
     fn prefetch(&self, at: u16);
 
-    /// A chain that is one buffer in one piece, which most are. `None` for every other, whatever is the matter with it:
-    /// [`Format::walk`] will say.
-    fn single(&self, head: Self::Head, access: Access) -> Option<(Segment, Chain)>;
+    /// Whether the last look saw this many chains, as far as that can be told without another.
+    fn has_seen(&self, count: usize) -> bool;
+
+    /// Passes the next chains on, `limit` at most, as long as each is one buffer in one piece and `take` wants it. Nothing is
+    /// consumed. What it stops at, whatever is the matter with it, is for [`Format::walk`] to judge.
+    fn singles(&self, limit: usize, access: Access, take: impl FnMut(Single) -> bool);
 
     /// Appends a chain's pieces to `segments`. On a fault some may have been appended.
     fn walk(
@@ -70,6 +73,9 @@ pub trait Format: Sized {
 
     /// Lists a chain, or with in-order use a batch that ends with it, as used; invisible until [`Format::publish`].
     fn add_used(&mut self, id: u16, len: u32, slots: u16);
+
+    /// Lists chains of one slot each, with the octets that were written to them, as [`Format::add_used`] does.
+    fn add_used_singles(&mut self, used: impl Iterator<Item = (u16, u32)>);
 
     /// Makes what was listed visible to the driver.
     fn publish(&mut self);

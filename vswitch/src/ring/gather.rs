@@ -59,7 +59,12 @@ impl<'a> Reader<'a> {
         };
         segment.ptr = segment.ptr.wrapping_add(len);
         segment.len -= len as u32;
-        Some(VnetHeader::from_words(u64::from_le(low), u32::from_le(high)))
+        let (low, high) = (u64::from_le(low), u32::from_le(high));
+        // Without flags and a kind of segmentation the other fields mean nothing (virtio 1.2, 5.1.6.2).
+        if low as u16 == 0 {
+            return Some(VnetHeader::default());
+        }
+        Some(VnetHeader::from_words(low, high))
     }
 
     /// How many segments were read to their end.

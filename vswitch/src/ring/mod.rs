@@ -211,6 +211,12 @@ impl Ring {
         either!(self, ring => ring.fault())
     }
 
+    /// Whether there is a fault.
+    #[inline]
+    pub fn is_faulty(&self) -> bool {
+        either!(self, ring => ring.is_faulty())
+    }
+
     /// Frames refused since the last call.
     pub fn take_refused(&mut self) -> RefusedFrames {
         either!(self, ring => ring.take_refused())

@@ -39,57 +39,64 @@ impl<F: Format> DeviceRing<F> {
 
     /// First pass: lists the next chains, as long as each is one buffer that the frame of its turn fits; how many.
     fn find_buffers(&mut self, frames: &[Outgoing<'_>]) -> usize {
-        let scratch = &mut self.scratch;
-        scratch.plan.0.clear();
-        scratch.chains.clear();
+        self.scratch.buffers.0.clear();
         if self.fault.is_some() {
             return 0;
         }
-        self.format.prefetch_used(frames.len().min(BURST));
-        let header = self.options.header_len as u64;
-        let mut at = self.format.next_avail();
-        for frame in frames {
-            let head = self.format.head(at);
-            let Some((segment, chain)) = head.and_then(|head| self.format.single(head, Access::Write)) else {
-                break;
-            };
-            let need = header + u64::from(frame.len);
-            if chain.total < need {
-                break;
-            }
-            self.format.prefetch(at);
-            gather::prefetch_to_write(segment.ptr, need);
-            scratch.plan.0.push(segment);
-            scratch.chains.push(Chain { total: need, ..chain });
-            at = self.format.after(at, 1);
+        if !self.format.has_seen(frames.len())
+            && let Err(fault) = self.format.look()
+        {
+            self.stop(fault);
+            return 0;
         }
-        scratch.chains.len()
+        let Self {
+            format,
+            options,
+            scratch,
+            ..
+        } = self;
+        format.prefetch_used(frames.len().min(BURST));
+        let mut frames = frames.iter();
+        format.singles(frames.len(), Access::Write, |buffer| {
+            let Some(frame) = frames.next() else { return false };
+            let need = options.header_len as u64 + u64::from(frame.len);
+            let fits = need <= u64::from(buffer.segment.len);
+            if fits {
+                gather::prefetch_to_write(buffer.segment.ptr, need);
+                scratch.buffers.0.push(buffer);
+            }
+            fits
+        });
+        scratch.buffers.0.len()
     }
 
     /// Second pass: copies frames into the buffers that were listed for them.
     fn fill_buffers(&mut self, frames: &[Outgoing<'_>]) {
         self.starved_at = None;
-        for (frame, (segment, chain)) in frames
-            .iter()
-            .zip(self.scratch.plan.0.iter().zip(&self.scratch.chains))
-        {
+        let header_len = self.options.header_len;
+        let buffers = &self.scratch.buffers.0;
+        for (frame, buffer) in frames.iter().zip(buffers) {
             let len = frame.len as usize;
             let head = frame.head.get(..len).unwrap_or(frame.head);
             let left = len - head.len();
-            if self.options.header_len == VnetHeader::LEN {
+            if header_len == VnetHeader::LEN {
                 let vnet = VnetHeader {
                     num_buffers: 1,
                     ..frame.vnet
                 };
-                scatter::fill(*segment, Header::Whole(vnet), head, frame.tail, left);
+                let (low, high) = vnet.to_words();
+                let header = Header::Words(low, high);
+                scatter::fill(buffer.segment, header, head, frame.tail, left);
             } else {
-                let header = header(frame, 1, self.options.header_len);
-                let header = header.get(..self.options.header_len).unwrap_or(&header);
-                scatter::fill(*segment, Header::Octets(header), head, frame.tail, left);
+                let header = header(frame, 1, header_len);
+                let header = header.get(..header_len).unwrap_or(&header);
+                scatter::fill(buffer.segment, Header::Octets(header), head, frame.tail, left);
             }
-            self.format.consume(1);
-            self.format.add_used(chain.id, chain.total as u32, 1);
         }
+        self.format.consume(buffers.len() as u16);
+        let filled = frames.iter().zip(buffers);
+        let used = filled.map(|(frame, buffer)| (buffer.id, header_len as u32 + frame.len));
+        self.format.add_used_singles(used);
     }
 
     /// Copies a frame into the driver's buffers. It is visible when the burst is. When refused, nothing was

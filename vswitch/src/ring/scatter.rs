@@ -5,6 +5,7 @@
 
 use offload::VnetHeader;
 
+use super::chain::Single;
 use super::copy::copy;
 use crate::frame::Segment;
 
@@ -16,11 +17,18 @@ pub(super) struct Plan(pub(super) Vec<Segment>);
 // made and used within one call, while its ring keeps that memory mapped.
 unsafe impl Send for Plan {}
 
+/// The buffers of a burst, each of which holds a whole frame.
+#[derive(Debug, Default)]
+pub(super) struct Buffers(pub(super) Vec<Single>);
+
+// SAFETY: as for a plan.
+unsafe impl Send for Buffers {}
+
 /// A virtio-net header on its way to a driver.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Header<'a> {
-    /// The usual 12 octets; by registers, for what was just stored octet by octet is loaded only after a wait.
-    Whole(VnetHeader),
+    /// The usual 12 octets, see [`VnetHeader::to_words`]; what was just stored octet by octet is loaded only after a wait.
+    Words(u64, u32),
     /// Any others.
     Octets(&'a [u8]),
 }
@@ -30,13 +38,13 @@ pub(super) enum Header<'a> {
 ///
 /// `segment` comes from walking a chain of writable buffers in memory that stays mapped meanwhile; it has room for
 /// all of that, or what there is no room for is left out.
-#[inline]
+#[allow(clippy::inline_always)] // A call for each small frame costs as much as its copy.
+#[inline(always)]
 pub(super) fn fill(segment: Segment, header: Header<'_>, head: &[u8], tail: &[Segment], left: usize) {
     let mut at = 0;
-    if let Header::Whole(vnet) = header
+    if let Header::Words(low, high) = header
         && segment.len as usize >= VnetHeader::LEN
     {
-        let (low, high) = vnet.to_words();
         // SAFETY: as for the copy in `Writer`; the segment has these 12 octets, which may be at any alignment.
         unsafe {
             let to = segment.ptr.cast_mut();

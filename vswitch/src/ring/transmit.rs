@@ -2,10 +2,10 @@
 
 use offload::VnetHeader;
 
-use super::chain::{Access, Chain};
+use super::chain::{Access, Chain, Single};
 use super::device::DeviceRing;
 use super::format::Format;
-use super::{HEADER_MAX, RingFault, gather};
+use super::{HEADER_MAX, Options, RefusedFrames, RingFault, gather};
 use crate::frame::{Body, Burst, Frame, HEADER_COPY, MAX_FRAME};
 
 /// The shortest frame: an Ethernet header.
@@ -87,12 +87,21 @@ impl<F: Format> DeviceRing<F> {
     /// Lists chains as used; in order, the last one stands for all (virtio 1.2, 2.7.9 and 2.8.9).
     fn use_unread(&mut self, chains: &[Chain]) {
         if !self.options.in_order {
-            for chain in chains {
-                self.format.add_used(chain.id, 0, chain.slots);
-            }
+            self.list_used(chains);
         } else if let Some(last) = chains.last() {
             let slots = chains.iter().map(|chain| chain.slots).sum();
             self.format.add_used(last.id, 0, slots);
+        }
+    }
+
+    /// Lists chains as used, one by one.
+    fn list_used(&mut self, chains: &[Chain]) {
+        if chains.iter().all(|chain| chain.slots == 1) {
+            let used = chains.iter().map(|chain| (chain.id, 0));
+            return self.format.add_used_singles(used);
+        }
+        for chain in chains {
+            self.format.add_used(chain.id, 0, chain.slots);
         }
     }
 
@@ -102,52 +111,61 @@ impl<F: Format> DeviceRing<F> {
             return Ok(());
         }
         self.format.look()?;
-        for _ in 0..burst.room() {
+        let mut room = burst.room();
+        loop {
+            room -= self.collect_singles(room, burst, frames);
             let at = self.format.next_avail();
-            let Some(head) = self.format.head(at) else { break };
-            self.format.prefetch(at);
-            let first = burst.segments.len();
-            let chain = if let Some((segment, chain)) = self.format.single(head, Access::Read) {
-                burst.segments.push(segment);
-                chain
-            } else {
-                let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
-                walked.inspect_err(|_| burst.segments.truncate(first))?
+            let Some(head) = self.format.head(at).filter(|_| room > 0) else {
+                return Ok(());
             };
+            let first = burst.segments.len();
+            let walked = self.format.walk(at, head, Access::Read, &mut burst.segments);
+            let chain = walked.inspect_err(|_| burst.segments.truncate(first))?;
             self.format.consume(chain.slots);
             self.taken.push(chain);
-            if !self.admit(chain.total) {
+            room -= 1;
+            if let Some(len) = self.options.admit(chain.total, &mut self.refused) {
+                frames.push(Admitted {
+                    id: chain.id,
+                    first: first as u32,
+                    count: (burst.segments.len() - first) as u32,
+                    len,
+                });
+            } else {
                 burst.segments.truncate(first);
-                continue;
             }
-            let count = burst.segments.len() - first;
-            if let Some(segment) = burst.segments.get(first) {
-                gather::prefetch(segment.ptr);
-                gather::prefetch(segment.ptr.wrapping_add(64));
-            }
-            let len = chain.total - self.options.header_len as u64;
-            frames.push(Admitted {
-                id: chain.id,
-                first: first as u32,
-                count: count as u32,
-                len: len as u32,
-            });
         }
-        Ok(())
     }
 
-    /// Whether a chain's length is one that a frame can have.
-    fn admit(&mut self, total: u64) -> bool {
-        let header = self.options.header_len as u64;
-        if total < header + MIN_FRAME {
-            self.refused.too_short += 1;
-            return false;
-        }
-        if total > header + MAX_FRAME as u64 {
-            self.refused.too_long += 1;
-            return false;
-        }
-        true
+    /// The usual chains, which are one buffer each; how many there were.
+    fn collect_singles(&mut self, room: usize, burst: &mut Burst, frames: &mut Vec<Admitted>) -> usize {
+        let Self {
+            format,
+            options,
+            refused,
+            taken,
+            ..
+        } = self;
+        let before = taken.len();
+        format.singles(room, Access::Read, |Single { segment, id }| {
+            let total = u64::from(segment.len);
+            taken.push(Chain { id, slots: 1, total });
+            if let Some(len) = options.admit(total, refused) {
+                gather::prefetch(segment.ptr);
+                gather::prefetch(segment.ptr.wrapping_add(64));
+                frames.push(Admitted {
+                    id,
+                    first: burst.segments.len() as u32,
+                    count: 1,
+                    len,
+                });
+                burst.segments.push(segment);
+            }
+            true
+        });
+        let count = taken.len() - before;
+        format.consume(count as u16);
+        count
     }
 
     /// Second pass: copies a frame's first octets, and leaves the rest as segments.
@@ -181,5 +199,22 @@ impl<F: Format> DeviceRing<F> {
                 count: frame.count - skipped,
             },
         });
+    }
+}
+
+impl Options {
+    /// Octets of the frame in a chain of so many octets, if that is a length that a frame can have.
+    #[inline]
+    fn admit(&self, total: u64, refused: &mut RefusedFrames) -> Option<u32> {
+        let header = self.header_len as u64;
+        if total < header + MIN_FRAME {
+            refused.too_short += 1;
+            return None;
+        }
+        if total > header + MAX_FRAME as u64 {
+            refused.too_long += 1;
+            return None;
+        }
+        Some((total - header) as u32)
     }
 }

@@ -265,6 +265,9 @@ impl Carriage {
     fn forward_chunk(&mut self, ingress: PortId, packets: &[Packet]) {
         let table = Arc::clone(&self.table);
         let Some(from) = table.get(ingress) else { return };
+        if let Some(port) = self.common_destination(&table, from, packets) {
+            return self.deliver_chosen(from, port, packets.iter());
+        }
         self.group_by_destination(from, packets);
         let mut used = std::mem::take(&mut self.used);
         for id in used.drain(..) {
@@ -389,17 +392,38 @@ impl Carriage {
         }
     }
 
+    /// The port that all packets of a chunk go to, which is what most do; no groups are made for it.
+    fn common_destination<'t>(
+        &mut self,
+        table: &'t PortTable,
+        from: &Port,
+        packets: &[Packet],
+    ) -> Option<&'t Port> {
+        let mut common = None;
+        for packet in packets {
+            let port = self.destination(packet)?;
+            if *common.get_or_insert(port) != port {
+                return None;
+            }
+        }
+        let port = common.filter(|port| *port != from.id)?;
+        table.get(port).map(AsRef::as_ref)
+    }
+
+    /// Where the forwarding table sends a packet; `None` for everywhere.
+    #[inline]
+    fn destination(&mut self, packet: &Packet) -> Option<PortId> {
+        let dst = packet.meta.dst;
+        if dst.is_multicast() {
+            return None;
+        }
+        self.recent.lookup(&self.shared.forwarding, dst, packet.vlan)
+    }
+
     fn group_by_destination(&mut self, from: &Port, packets: &[Packet]) {
         for (index, packet) in packets.iter().enumerate() {
-            let dst = packet.meta.dst;
-            let found = if dst.is_multicast() {
-                None
-            } else {
-                self.recent
-                    .lookup(&self.shared.forwarding, dst, packet.vlan)
-                    .filter(|port| self.table.get(*port).is_some())
-            };
-            match found {
+            let found = self.destination(packet);
+            match found.filter(|port| self.table.get(*port).is_some()) {
                 Some(port) if port == from.id => from.counters.drop_tx(DropReason::SamePort),
                 Some(port) => self.add_to_group(port, index as u16),
                 None => self.flood(from, packet, index as u16),

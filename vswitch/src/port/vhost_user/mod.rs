@@ -463,7 +463,9 @@ impl Shared {
             self.hang_up.store(true, Ordering::Release);
             let _ = self.event.write(1);
             self.stop(index, queue);
-        } else if let Some(fault) = ring.fault() {
+        } else if ring.is_faulty()
+            && let Some(fault) = ring.fault()
+        {
             self.refuse(fault.label(), format!("queue {index} stopped: {fault}"));
             if let Some(err) = &queue.err {
                 queue::ring_bell(err);

@@ -4,6 +4,7 @@
 //! atomic, of one word at a time, and no reference into that memory outlives a call.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -23,6 +24,15 @@ pub(super) struct Layout {
     driver: *mut u8,
     device: *mut u8,
     memory: Arc<GuestMemory>,
+}
+
+/// Where the descriptors are, to be kept in registers meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    size: u16,
+    descriptors: *mut u8,
+    /// What keeps them mapped, and its invariant.
+    _layout: PhantomData<&'a Layout>,
 }
 
 // SAFETY: the pointers lead into `memory`, which is mapped for the whole process and kept by this value; access through
@@ -58,6 +68,36 @@ impl Layout {
         &self.memory
     }
 
+    #[inline]
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            size: self.size,
+            descriptors: self.descriptors,
+            _layout: PhantomData,
+        }
+    }
+
+    /// When the driver wants to be interrupted: a position, and flags above it (virtio 1.2, 2.8.14).
+    pub(super) fn driver_event(&self) -> u32 {
+        // SAFETY: 4 octets of guest memory, aligned to 4; the guest's concurrent writes are what atomics are for.
+        let event = unsafe { AtomicU32::from_ptr(self.driver.cast()) };
+        u32::from_le(event.load(Ordering::Relaxed))
+    }
+
+    /// Says when the driver should ring.
+    pub(super) fn set_device_event(&self, value: u32) {
+        // SAFETY: as for the driver's.
+        let event = unsafe { AtomicU32::from_ptr(self.device.cast()) };
+        event.store(value.to_le(), Ordering::Relaxed);
+    }
+}
+
+impl View<'_> {
+    #[inline]
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
     /// A copy of a descriptor. If its flags say that it is available, all that the driver wrote before is visible.
     #[inline]
     pub(super) fn descriptor(&self, slot: u16) -> Descriptor {
@@ -85,20 +125,7 @@ impl Layout {
         prefetch(self.descriptors.wrapping_add(self.offset(slot)));
     }
 
-    /// When the driver wants to be interrupted: a position, and flags above it (virtio 1.2, 2.8.14).
-    pub(super) fn driver_event(&self) -> u32 {
-        // SAFETY: 4 octets of guest memory, aligned to 4; the guest's concurrent writes are what atomics are for.
-        let event = unsafe { AtomicU32::from_ptr(self.driver.cast()) };
-        u32::from_le(event.load(Ordering::Relaxed))
-    }
-
-    /// Says when the driver should ring.
-    pub(super) fn set_device_event(&self, value: u32) {
-        // SAFETY: as for the driver's.
-        let event = unsafe { AtomicU32::from_ptr(self.device.cast()) };
-        event.store(value.to_le(), Ordering::Relaxed);
-    }
-
+    #[inline]
     fn offset(&self, slot: u16) -> usize {
         debug_assert!(slot < self.size);
         16 * usize::from(slot.min(self.size - 1))

@@ -16,7 +16,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use self::layout::Layout;
 use self::position::{slot, wrap};
-use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Table, WRITE};
+use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Single, Table, WRITE};
 use super::format::Format;
 use super::inflight::Region;
 use super::inflight::packed::PackedLog;
@@ -113,25 +113,41 @@ impl Format for Packed {
     #[allow(clippy::inline_always)] // kept out of line, it costs a small frame a fifth of its time
     #[inline(always)]
     fn head(&self, at: u16) -> Option<Descriptor> {
-        let descriptor = self.layout.descriptor(slot(at));
+        let descriptor = self.layout.view().descriptor(slot(at));
         (is_available(&descriptor, at) && self.in_hand(at) < self.layout.size().into()).then_some(descriptor)
     }
 
     #[inline]
     fn prefetch(&self, at: u16) {
-        self.layout
-            .prefetch_descriptor(slot(self.after(at, AHEAD.min(self.layout.size()))));
+        let ahead = self.after(at, AHEAD.min(self.layout.size()));
+        self.layout.view().prefetch_descriptor(slot(ahead));
+    }
+
+    /// Each look is at one descriptor.
+    #[inline]
+    fn has_seen(&self, _count: usize) -> bool {
+        true
     }
 
     #[inline]
-    fn single(&self, head: Descriptor, access: Access) -> Option<(Segment, Chain)> {
-        let segment = chain::single(self.layout.memory(), &head, access)?;
-        let chain = Chain {
-            id: head.tag,
-            slots: 1,
-            total: segment.len.into(),
-        };
-        Some((segment, chain))
+    fn singles(&self, limit: usize, access: Access, mut take: impl FnMut(Single) -> bool) {
+        let view = self.layout.view();
+        let size = view.size();
+        let mut memory = self.layout.memory().nearby();
+        let mut at = self.next_avail;
+        let room = u32::from(size).saturating_sub(self.in_hand(at)) as usize;
+        for _ in 0..limit.min(room) {
+            let descriptor = view.descriptor(slot(at));
+            if !is_available(&descriptor, at) {
+                return;
+            }
+            view.prefetch_descriptor(slot(position::after(at, AHEAD.min(size), size)));
+            let single = Single::of(&mut memory, &descriptor, access, descriptor.tag);
+            if !single.is_some_and(&mut take) {
+                return;
+            }
+            at = position::after(at, 1, size);
+        }
     }
 
     #[allow(clippy::inline_always)] // kept out of line, it costs a small frame a fifth of its time
@@ -173,19 +189,33 @@ impl Format for Packed {
 
     #[inline]
     fn add_used(&mut self, id: u16, len: u32, slots: u16) {
-        let round = if wrap(self.next_used) { AVAIL | USED } else { 0 };
-        let flags = round | if len > 0 { WRITE } else { 0 };
-        let word = u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48;
+        let at = self.next_used;
         if self.first.is_none() {
-            self.first = Some((slot(self.next_used), word));
+            self.first = Some((slot(at), used_word(at, id, len)));
         } else {
-            self.layout.write(slot(self.next_used), word);
+            self.layout.view().write(slot(at), used_word(at, id, len));
         }
-        self.next_used = self.after(self.next_used, slots);
+        self.next_used = self.after(at, slots);
+    }
+
+    #[inline]
+    fn add_used_singles(&mut self, mut used: impl Iterator<Item = (u16, u32)>) {
+        if self.first.is_none()
+            && let Some((id, len)) = used.next()
+        {
+            self.add_used(id, len, 1);
+        }
+        let view = self.layout.view();
+        let mut at = self.next_used;
+        for (id, len) in used {
+            view.write(slot(at), used_word(at, id, len));
+            at = position::after(at, 1, view.size());
+        }
+        self.next_used = at;
     }
 
     fn track(&mut self, region: Region) {
-        let waits = |at| is_available(&self.layout.descriptor(slot(at)), at);
+        let waits = |at| is_available(&self.layout.view().descriptor(slot(at)), at);
         let (log, at) = PackedLog::open(region, self.layout.size(), self.published, waits);
         self.log = Some(log);
         self.next_avail = at;
@@ -197,7 +227,7 @@ impl Format for Packed {
         let Some(log) = &mut self.log else { return };
         let mut at = from;
         for chain in chains {
-            log.taken(at, chain, |slot| self.layout.descriptor(slot));
+            log.taken(at, chain, |slot| self.layout.view().descriptor(slot));
             at = position::after(at, chain.slots, self.layout.size());
         }
     }
@@ -221,7 +251,7 @@ impl Format for Packed {
 
     fn publish(&mut self) {
         if let Some((slot, word)) = self.first.take() {
-            self.layout.write_last(slot, word);
+            self.layout.view().write_last(slot, word);
             let slots = position::distance(self.published, self.next_used, self.layout.size());
             self.published = self.next_used;
             self.unnotified = self.unnotified.map(|before| before.saturating_add(slots));
@@ -260,7 +290,7 @@ impl Format for Packed {
             ENABLE << 16
         });
         fence(Ordering::SeqCst);
-        is_available(&self.layout.descriptor(slot(at)), at)
+        is_available(&self.layout.view().descriptor(slot(at)), at)
     }
 
     fn suppress(&mut self) {
@@ -289,7 +319,7 @@ impl Packed {
             if u32::from(slots) >= room.min(CHAIN_LIMIT.into()) {
                 return Err(RingFault::ChainTooLong(slot(at)));
             }
-            last = self.layout.descriptor(slot(self.after(at, slots)));
+            last = self.layout.view().descriptor(slot(self.after(at, slots)));
             if last.has(INDIRECT) {
                 return Err(RingFault::IndirectNested);
             }
@@ -340,6 +370,14 @@ impl Packed {
             self.asked = Some(event);
         }
     }
+}
+
+/// The second word of a used descriptor at a position.
+#[inline]
+fn used_word(at: u16, id: u16, len: u32) -> u64 {
+    let round = if wrap(at) { AVAIL | USED } else { 0 };
+    let flags = round | if len > 0 { WRITE } else { 0 };
+    u64::from(len) | u64::from(id) << 32 | u64::from(flags) << 48
 }
 
 /// Whether the driver has written a descriptor in the round that a position belongs to.

@@ -4,6 +4,7 @@
 //! atomic or volatile, of one field at a time, and no reference into that memory outlives a call.
 #![allow(unsafe_code)]
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -24,6 +25,17 @@ pub(super) struct Layout {
     available: *mut u8,
     used: *mut u8,
     memory: Arc<GuestMemory>,
+}
+
+/// Where the parts are that are looked at for each frame, to be kept in registers meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    size: u16,
+    descriptors: *mut u8,
+    available: *mut u8,
+    used: *mut u8,
+    /// What keeps them mapped, and its invariant.
+    _layout: PhantomData<&'a Layout>,
 }
 
 // SAFETY: the pointers lead into `memory`, which is mapped for the whole process and kept by this value; access through
@@ -76,6 +88,17 @@ impl Layout {
         &self.memory
     }
 
+    #[inline]
+    pub(super) fn view(&self) -> View<'_> {
+        View {
+            size: self.size,
+            descriptors: self.descriptors,
+            available: self.available,
+            used: self.used,
+            _layout: PhantomData,
+        }
+    }
+
     /// The driver's index; what it listed before is visible after this load.
     pub(super) fn avail_index(&self) -> u16 {
         self.available_field(2).load(Ordering::Acquire)
@@ -84,12 +107,6 @@ impl Layout {
     /// Whether the driver asked not to be interrupted.
     pub(super) fn driver_suppresses(&self) -> bool {
         self.available_field(0).load(Ordering::Relaxed) & SUPPRESS != 0
-    }
-
-    /// The head listed in a free-running entry.
-    pub(super) fn avail_entry(&self, entry: u16) -> u16 {
-        self.available_field(4 + 2 * self.slot(entry))
-            .load(Ordering::Relaxed)
     }
 
     /// The used index at which the driver wants an interrupt.
@@ -122,41 +139,9 @@ impl Layout {
             .store(event, Ordering::Relaxed);
     }
 
-    /// Writes a free-running used entry.
-    pub(super) fn write_used(&self, entry: u16, head: u16, len: u32) {
-        let offset = 4 + 8 * self.slot(entry);
-        // SAFETY: `slot` is below `size`, so both words are inside of the used ring; it is aligned to 4 and the offset
-        // a multiple of 4.
-        let (id, length) = unsafe {
-            let at: *mut u32 = self.used.add(offset).cast();
-            (AtomicU32::from_ptr(at), AtomicU32::from_ptr(at.add(1)))
-        };
-        id.store(u32::from(head).to_le(), Ordering::Relaxed);
-        length.store(len.to_le(), Ordering::Relaxed);
-    }
-
-    /// A copy of a descriptor, which must be below `size`.
-    pub(super) fn descriptor(&self, index: u16) -> Descriptor {
-        // SAFETY: the index is masked below `size`, so both words are inside of the table; it is aligned to 16.
-        let (low, high) = unsafe {
-            let at: *mut u64 = self.descriptors.add(16 * self.slot(index)).cast();
-            (AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1)))
-        };
-        Descriptor::of_split(low.load(Ordering::Relaxed), high.load(Ordering::Relaxed))
-    }
-
-    /// Fetches a descriptor's cache line ahead of its use.
-    pub(super) fn prefetch_descriptor(&self, index: u16) {
-        prefetch(self.descriptors.wrapping_add(16 * self.slot(index)));
-    }
-
     /// Fetches a used entry's cache line ahead, to be written.
     pub(super) fn prefetch_used(&self, entry: u16) {
-        prefetch_to_write(self.used.wrapping_add(4 + 8 * self.slot(entry)), 1);
-    }
-
-    fn slot(&self, entry: u16) -> usize {
-        usize::from(entry & (self.size - 1))
+        prefetch_to_write(self.used.wrapping_add(4 + 8 * self.view().slot(entry)), 1);
     }
 
     /// A 16-bit field of the available ring; `offset` is even and at most `4 + 2 * size`.
@@ -170,5 +155,56 @@ impl Layout {
     fn used_field(&self, offset: usize) -> &AtomicU16 {
         // SAFETY: as for the available ring; the used ring is aligned to 4.
         unsafe { AtomicU16::from_ptr(self.used.add(offset).cast()) }
+    }
+}
+
+impl View<'_> {
+    #[inline]
+    pub(super) fn size(&self) -> u16 {
+        self.size
+    }
+
+    /// The head listed in a free-running entry.
+    #[inline]
+    pub(super) fn avail_entry(&self, entry: u16) -> u16 {
+        // SAFETY: `slot` is below `size`, so the entry is inside of the available ring, which is aligned to 2.
+        let entry = unsafe { AtomicU16::from_ptr(self.available.add(4 + 2 * self.slot(entry)).cast()) };
+        entry.load(Ordering::Relaxed)
+    }
+
+    /// Writes a free-running used entry.
+    #[inline]
+    pub(super) fn write_used(&self, entry: u16, head: u16, len: u32) {
+        let offset = 4 + 8 * self.slot(entry);
+        // SAFETY: `slot` is below `size`, so both words are inside of the used ring; it is aligned to 4 and the offset
+        // a multiple of 4.
+        let (id, length) = unsafe {
+            let at: *mut u32 = self.used.add(offset).cast();
+            (AtomicU32::from_ptr(at), AtomicU32::from_ptr(at.add(1)))
+        };
+        id.store(u32::from(head).to_le(), Ordering::Relaxed);
+        length.store(len.to_le(), Ordering::Relaxed);
+    }
+
+    /// A copy of a descriptor, which must be below `size`.
+    #[inline]
+    pub(super) fn descriptor(&self, index: u16) -> Descriptor {
+        // SAFETY: the index is masked below `size`, so both words are inside of the table; it is aligned to 16.
+        let (low, high) = unsafe {
+            let at: *mut u64 = self.descriptors.add(16 * self.slot(index)).cast();
+            (AtomicU64::from_ptr(at), AtomicU64::from_ptr(at.add(1)))
+        };
+        Descriptor::of_split(low.load(Ordering::Relaxed), high.load(Ordering::Relaxed))
+    }
+
+    /// Fetches a descriptor's cache line ahead of its use.
+    #[inline]
+    pub(super) fn prefetch_descriptor(&self, index: u16) {
+        prefetch(self.descriptors.wrapping_add(16 * self.slot(index)));
+    }
+
+    #[inline]
+    fn slot(&self, entry: u16) -> usize {
+        usize::from(entry & (self.size - 1))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use self::layout::Layout;
-use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Table};
+use super::chain::{self, Access, CHAIN_LIMIT, Chain, Descriptor, INDIRECT, NEXT, Single, Table};
 use super::format::Format;
 use super::inflight::Region;
 use super::inflight::split::SplitLog;
@@ -91,28 +91,39 @@ impl Format for Split {
 
     #[inline]
     fn head(&self, at: u16) -> Option<u16> {
-        (at != self.seen_avail).then(|| self.layout.avail_entry(at))
+        (at != self.seen_avail).then(|| self.layout.view().avail_entry(at))
     }
 
     #[inline]
     fn prefetch(&self, at: u16) {
         // An entry that the driver has not filled yet leads to some descriptor, too.
-        let entry = self.layout.avail_entry(at.wrapping_add(AHEAD));
-        self.layout.prefetch_descriptor(entry);
+        let view = self.layout.view();
+        view.prefetch_descriptor(view.avail_entry(at.wrapping_add(AHEAD)));
     }
 
     #[inline]
-    fn single(&self, head: u16, access: Access) -> Option<(Segment, Chain)> {
-        if head >= self.layout.size() {
-            return None;
+    fn has_seen(&self, count: usize) -> bool {
+        usize::from(self.seen_avail.wrapping_sub(self.next_avail)) >= count
+    }
+
+    #[inline]
+    fn singles(&self, limit: usize, access: Access, mut take: impl FnMut(Single) -> bool) {
+        let view = self.layout.view();
+        let mut memory = self.layout.memory().nearby();
+        let mut at = self.next_avail;
+        let seen = usize::from(self.seen_avail.wrapping_sub(at));
+        for _ in 0..limit.min(seen) {
+            let head = view.avail_entry(at);
+            view.prefetch_descriptor(view.avail_entry(at.wrapping_add(AHEAD)));
+            if head >= view.size() {
+                return;
+            }
+            let single = Single::of(&mut memory, &view.descriptor(head), access, head);
+            if !single.is_some_and(&mut take) {
+                return;
+            }
+            at = at.wrapping_add(1);
         }
-        let segment = chain::single(self.layout.memory(), &self.layout.descriptor(head), access)?;
-        let chain = Chain {
-            id: head,
-            slots: 1,
-            total: segment.len.into(),
-        };
-        Some((segment, chain))
     }
 
     #[inline]
@@ -135,7 +146,7 @@ impl Format for Split {
             if index >= size {
                 return Err(RingFault::DescriptorIndex(index));
             }
-            let descriptor = self.layout.descriptor(index);
+            let descriptor = self.layout.view().descriptor(index);
             if descriptor.has(INDIRECT) {
                 return Ok(chain(
                     total + self.walk_table(&descriptor, head, access, segments)?,
@@ -172,8 +183,19 @@ impl Format for Split {
 
     #[inline]
     fn add_used(&mut self, id: u16, len: u32, slots: u16) {
-        self.layout.write_used(self.next_used, id, len);
+        self.layout.view().write_used(self.next_used, id, len);
         self.next_used = self.next_used.wrapping_add(slots);
+    }
+
+    #[inline]
+    fn add_used_singles(&mut self, used: impl Iterator<Item = (u16, u32)>) {
+        let view = self.layout.view();
+        let mut next = self.next_used;
+        for (id, len) in used {
+            view.write_used(next, id, len);
+            next = next.wrapping_add(1);
+        }
+        self.next_used = next;
     }
 
     fn track(&mut self, region: Region) {
