@@ -6,4 +6,4 @@ mod top;
 
 pub use key::{Endpoint, FlowKey};
 pub use table::{Activity, Evicted, FlowTable, Slot};
-pub use top::{FlowCost, TopFlow, TopFlows};
+pub use top::{Cost, FlowCost, TopFlow, TopFlows};

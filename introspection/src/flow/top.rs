@@ -11,6 +11,15 @@ use super::FlowKey;
 /// Places for flows that share a hash; a flow that had more than one part of so many of all costs is never left out.
 const WAYS: usize = 8;
 
+/// What flows are ranked by.
+pub trait Cost: Copy + Default {
+    /// The rank: greater is more costly.
+    fn rank(&self) -> u64;
+
+    /// Adds what further frames cost.
+    fn add(&mut self, more: &Self);
+}
+
 /// What frames of a flow cost. Times are in nanoseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowCost {
@@ -28,9 +37,12 @@ pub struct FlowCost {
     pub longest_ns: u64,
 }
 
-impl FlowCost {
-    /// Adds what further frames cost.
-    pub fn add(&mut self, more: &Self) {
+impl Cost for FlowCost {
+    fn rank(&self) -> u64 {
+        self.total_ns
+    }
+
+    fn add(&mut self, more: &Self) {
         self.frames = self.frames.saturating_add(more.frames);
         self.octets = self.octets.saturating_add(more.octets);
         self.total_ns = self.total_ns.saturating_add(more.total_ns);
@@ -42,12 +54,12 @@ impl FlowCost {
 
 /// A flow of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopFlow {
+pub struct TopFlow<C> {
     /// The flow, as the port sees it.
     pub flow: FlowKey,
     /// What its frames cost since it is in the list.
     #[serde(flatten)]
-    pub cost: FlowCost,
+    pub cost: C,
     /// At most so much did earlier frames of it cost, in nanoseconds, for which there was no place.
     pub missed_ns: u64,
 }
@@ -60,16 +72,16 @@ pub struct TopFlow {
 /// `missed_ns` more; and who makes up more than an eighth of all costs is listed. Places are chosen by a secret hash. The first note
 /// takes the memory.
 #[derive(Clone, Debug)]
-pub struct TopFlows {
+pub struct TopFlows<C> {
     places: usize,
-    sets: Vec<[Option<TopFlow>; WAYS]>,
+    sets: Vec<[Option<TopFlow<C>>; WAYS]>,
     hasher: RandomState,
     last: Option<(FlowKey, usize, usize)>,
     replaced: u64,
-    other: FlowCost,
+    other: C,
 }
 
-impl TopFlows {
+impl<C: Cost> TopFlows<C> {
     /// A list of at most `places` flows, rounded up to a power of two, 8 at least.
     pub fn new(places: usize) -> Self {
         Self {
@@ -78,12 +90,12 @@ impl TopFlows {
             hasher: RandomState::new(),
             last: None,
             replaced: 0,
-            other: FlowCost::default(),
+            other: C::default(),
         }
     }
 
     /// Takes note of what frames cost; `None` for those that belong to no flow of TCP or UDP.
-    pub fn note(&mut self, flow: Option<FlowKey>, cost: &FlowCost) {
+    pub fn note(&mut self, flow: Option<FlowKey>, cost: &C) {
         let Some(flow) = flow else {
             self.other.add(cost);
             return;
@@ -114,7 +126,7 @@ impl TopFlows {
             if let Some(place) = set.get_mut(way) {
                 *place = Some(TopFlow {
                     flow,
-                    cost: FlowCost::default(),
+                    cost: C::default(),
                     missed_ns: least,
                 });
             }
@@ -125,15 +137,15 @@ impl TopFlows {
     }
 
     /// The `count` flows that cost most, the most costly first.
-    pub fn top(&self, count: usize) -> Vec<TopFlow> {
-        let mut flows: Vec<TopFlow> = self.sets.iter().flatten().flatten().copied().collect();
-        flows.sort_unstable_by_key(|one| (Reverse(one.cost.total_ns), Reverse(one.cost.frames), one.flow));
+    pub fn top(&self, count: usize) -> Vec<TopFlow<C>> {
+        let mut flows: Vec<TopFlow<C>> = self.sets.iter().flatten().flatten().copied().collect();
+        flows.sort_unstable_by_key(|one| (Reverse(one.cost.rank()), one.flow));
         flows.truncate(count);
         flows
     }
 
     /// The cost of a flow, if it is listed.
-    pub fn get(&self, flow: &FlowKey) -> Option<TopFlow> {
+    pub fn get(&self, flow: &FlowKey) -> Option<TopFlow<C>> {
         let hash = self.hasher.hash_one(flow) as usize;
         let set = self.sets.get(hash & self.sets.len().checked_sub(1)?)?;
         set.iter().flatten().find(|one| one.flow == *flow).copied()
@@ -155,21 +167,21 @@ impl TopFlows {
     }
 
     /// What frames cost that belong to no flow of TCP or UDP, IP fragments among them.
-    pub const fn other(&self) -> &FlowCost {
+    pub const fn other(&self) -> &C {
         &self.other
     }
 
     /// Forgets all; keeps the memory.
     pub fn reset(&mut self) {
         self.sets.iter_mut().for_each(|set| *set = [None; WAYS]);
-        (self.last, self.replaced, self.other) = (None, 0, FlowCost::default());
+        (self.last, self.replaced, self.other) = (None, 0, C::default());
     }
 }
 
 /// The place to be given away, and the rank of the flow that has it.
-fn least(set: &[Option<TopFlow>; WAYS]) -> (usize, u64) {
-    let rank = |place: &Option<TopFlow>| {
-        place.map_or(0, |one| one.cost.total_ns.saturating_add(one.missed_ns).max(1))
+fn least<C: Cost>(set: &[Option<TopFlow<C>>; WAYS]) -> (usize, u64) {
+    let rank = |place: &Option<TopFlow<C>>| {
+        place.map_or(0, |one| one.cost.rank().saturating_add(one.missed_ns).max(1))
     };
     let ranks = set.iter().map(rank).enumerate();
     ranks.min_by_key(|(_, rank)| *rank).unwrap_or((0, 0))
