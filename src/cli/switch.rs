@@ -71,7 +71,7 @@ fn attribution(args: &AttributionArgs) -> Result<()> {
 pub(super) fn describe(stats: &AttributionStats) -> String {
     let which = match stats.mode {
         Attribution::Off => "no frame is stamped",
-        Attribution::Auto => "bursts are stamped as long as that takes at most a 400th of a worker's time",
+        Attribution::Auto => "frames are stamped as long as that takes at most a 400th of the time",
         Attribution::Full => "every frame is stamped",
         Attribution::OneOf(_) => "one frame of so many is stamped",
     };

@@ -16,6 +16,8 @@ use crate::control::Attribution;
 pub(crate) const FLOWS: usize = 512;
 /// With [`Attribution::Auto`], a burst is stamped when so many times the last one's cost have passed.
 const AUTO: u64 = 400;
+/// Frames of such a burst that are stamped at most.
+const OF_BURST: usize = 4;
 /// Stamps of a burst that it would not need otherwise: parsed, copied, notified, and the end of recording.
 const STAMPS: u64 = 4;
 
@@ -35,7 +37,7 @@ pub(crate) enum Pick {
 #[derive(Debug, Default)]
 pub(crate) struct Sampler {
     mode: Attribution,
-    /// Frames before the next one to be stamped, of one in so many.
+    /// Frames before the next one to be stamped, of one in so many; or what takes turns within bursts.
     left: usize,
     /// When the next burst is to be stamped, of as many as are cheap.
     due: Instant,
@@ -59,8 +61,14 @@ impl Sampler {
     pub(crate) fn pick(&mut self, now: Instant, frames: usize) -> Pick {
         match self.mode {
             Attribution::Off => Pick::None,
+            Attribution::Full => Pick::All,
             Attribution::Auto if now < self.due => Pick::None,
-            Attribution::Auto | Attribution::Full => Pick::All,
+            Attribution::Auto => {
+                let step = frames.div_ceil(OF_BURST).max(1);
+                self.left = self.left.wrapping_add(1);
+                let first = self.left % step;
+                Pick::Each { first, step }
+            }
             Attribution::OneOf(_) if frames <= self.left => {
                 self.left -= frames;
                 Pick::None
@@ -182,15 +190,24 @@ mod tests {
     fn bursts_are_stamped_as_long_as_that_is_cheap() {
         let mut sampler = Sampler::default();
         let at = Instant(5_000);
-        assert_eq!(sampler.pick(at, 7), Pick::All);
-        assert_eq!(sampler.pick(at, 7), Pick::All, "nothing was recorded");
+        assert_eq!(sampler.pick(at, 1), Pick::Each { first: 0, step: 1 });
+        assert_eq!(
+            sampler.pick(at, 4),
+            Pick::Each { first: 0, step: 1 },
+            "nothing was recorded"
+        );
+        let firsts = [0; 8].map(|_| sampler.pick(at, 32));
+        assert!(
+            (0..8).all(|first| firsts.contains(&Pick::Each { first, step: 8 })),
+            "{firsts:?}"
+        );
         let begun = clock::now();
         sampler.recorded(begun);
         let cost = sampler.take_spent();
         let due = sampler.due;
         assert!(due.since(begun) >= cost * AUTO);
         assert_eq!(sampler.pick(Instant(due.0 - 1), 7), Pick::None);
-        assert_eq!(sampler.pick(due, 7), Pick::All);
+        assert_ne!(sampler.pick(due, 7), Pick::None);
         sampler.set(Attribution::Off);
         assert_eq!(sampler.pick(due, 7), Pick::None);
         sampler.set(Attribution::Full);

@@ -209,7 +209,7 @@ impl Probe {
         inner.filter = filter.map(|filter| Guarded::new(filter, config.budget));
         inner.failure = None;
         inner.config = config;
-        inner.account.reset();
+        inner.begin_account();
         inner.changes += 1;
         if !watching && inner.filter.is_some() {
             // Afresh: what passed unseen must not look like a gap.

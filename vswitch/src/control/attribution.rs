@@ -17,7 +17,7 @@ const MAX_ONE_OF: u32 = 1_000_000_000;
 pub enum Attribution {
     /// None.
     Off,
-    /// Whole bursts, as many as can be had for at most a 400th of a worker's time: all of them where little happens.
+    /// Up to four frames of a burst, of as many bursts as can be had for a 400th of the time: all of them where little happens.
     #[default]
     Auto,
     /// Every frame.

@@ -75,9 +75,9 @@ impl Account {
             .record(&self.burst, std::mem::take(&mut self.passed));
     }
 
-    /// A packet that was held goes on.
+    /// A packet that was held goes on. Nothing is known of one that another filter held.
     pub(super) fn released(&mut self, packet: &Packet, direction: Direction, parts: &PartTimes) {
-        if packet.times.is_stamped() {
+        if packet.times.is_stamped() && !parts.is_empty() {
             self.histograms.record(parts, 1);
             note(&mut self.flows, packet, direction, parts);
         }
@@ -113,6 +113,14 @@ impl Held {
 }
 
 impl Inner {
+    /// Another filter comes: what the last one let go is none of its business.
+    pub(super) fn begin_account(&mut self) {
+        self.account.reset();
+        for held in self.outboxes.values_mut().flatten() {
+            held.parts.clear();
+        }
+    }
+
     /// Takes note of what the parts of a filter say that they held.
     pub(super) fn credit_holds(&mut self) {
         let Some(work) = self.filter.as_ref().and_then(|filter| filter.get().parts()) else {
