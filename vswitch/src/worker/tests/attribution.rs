@@ -169,6 +169,21 @@ fn what_is_drained_was_held_until_then_by_whom_had_it() {
 }
 
 #[test]
+fn what_one_filter_held_is_not_counted_for_the_next() {
+    let mut bench = bench(Attribution::Full);
+    set(&bench, 0, &["inspect", "hold"]);
+    bench.send(0, &tcp(1, 2, 0, b"half"));
+    bench.run();
+    set(&bench, 0, &["inspect"]);
+    bench.send(0, &udp(1, 2, b"more"));
+    bench.run();
+    assert_eq!(bench.got(1).len(), 2);
+    let cost = bench.port(0).probe.cost();
+    assert_eq!((cost.frames, cost.parts.len()), (1, 1), "{cost:?}");
+    assert_eq!(stages(&bench, 0).frames, 2);
+}
+
+#[test]
 fn one_frame_of_so_many_is_recorded_everywhere() {
     let mut bench = bench(Attribution::OneOf(NonZeroU32::new(10).expect("not 0")));
     set(&bench, 0, &["inspect"]);
