@@ -8,6 +8,7 @@ mod support;
 use std::time::Duration;
 
 use serde_json::Value;
+use support::daemon::Daemon;
 use support::netns;
 use support::skip;
 use support::talk::{ROUNDS, Request, Site, TALK, Talk, answer, ask, receive_bulk, send_bulk};
@@ -227,6 +228,18 @@ fn a_closed_window_is_named_live() {
 fn drain(mut stream: std::net::TcpStream) {
     let mut buffer = vec![0; 1 << 17];
     while std::io::Read::read(&mut stream, &mut buffer).expect("data or the end") > 0 {}
+}
+
+#[test]
+fn the_configuration_says_what_is_stamped() {
+    let daemon = Daemon::configured("[switch]\nattribution = 7\n");
+    let stats = daemon.cli(&["switch", "attribution"]);
+    assert_eq!(stats["mode"], 7, "{stats}");
+    assert!(stats["stamp_ns"].as_f64() > Some(0.0), "{stats}");
+    let refused = daemon.try_cli(&["switch", "attribution", "0"]);
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("off, auto, full"));
+    assert_eq!(daemon.cli(&["switch", "attribution", "auto"])["mode"], "auto");
 }
 
 #[test]
