@@ -10,7 +10,7 @@ use introspection::rules::FaultyRule;
 use introspection::{RuleFile, RuleSet};
 use serde::Deserialize;
 use toml::de::{DeTable, DeValue};
-use vswitch::control::{PortConfig, PortKind, WorkerConfig};
+use vswitch::control::{Attribution, PortConfig, PortKind, WorkerConfig};
 
 use crate::spec::{PortSpec, SpecError};
 
@@ -22,6 +22,8 @@ const MAX_SIZE: u64 = 4 << 20;
 pub struct Config {
     /// The control socket; `None` for the default one.
     pub control: Option<PathBuf>,
+    /// Which frames are stamped on their way.
+    pub attribution: Attribution,
     /// Workers; none means one adaptive worker.
     pub workers: Vec<WorkerConfig>,
     /// Ports from the start.
@@ -74,6 +76,8 @@ struct Document {
 #[serde(deny_unknown_fields)]
 struct SwitchTable {
     control: Option<PathBuf>,
+    #[serde(default)]
+    attribution: Attribution,
 }
 
 impl Config {
@@ -102,6 +106,7 @@ impl Config {
         }
         Ok(Self {
             control: document.switch.control,
+            attribution: document.switch.attribution,
             workers: document.worker,
             ports,
         })

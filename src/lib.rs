@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod diagnose;
+pub mod explain;
 pub mod lab;
 pub mod spec;
 pub mod vm_control;

@@ -29,7 +29,7 @@ fn switch(dir: &Path, file: &Path) -> Output {
 }
 
 /// Texts, the line at fault, and what the error has to name: the key, the reason, the remedy.
-const MISTAKES: [(&str, usize, &[&str]); 27] = [
+const MISTAKES: [(&str, usize, &[&str]); 29] = [
     (
         "[switch]\ncontroll = \"x\"",
         2,
@@ -37,6 +37,12 @@ const MISTAKES: [(&str, usize, &[&str]); 27] = [
     ),
     ("\n[swich]\n", 2, &["unknown key `swich`", "`switch`"]),
     ("[switch]\ncontrol = 7", 2, &["control", "integer"]),
+    (
+        "[switch]\n\nattribution = \"some\"",
+        3,
+        &["off, auto, full", "\"some\""],
+    ),
+    ("[switch]\nattribution = 0", 2, &["attribution", "`0`", "1 to"]),
     (
         "[[port]]\nname = \"a\"\ntap = \"t\"\nspeed = 10",
         4,

@@ -8,129 +8,48 @@
 mod support;
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use support::daemon::Daemon;
-use support::netns::{self, Namespace};
+use support::netns;
+use support::talk::{
+    LIMIT, ROUNDS, Request, Site, TALK, Talk, answer, ask, connect, receive_bulk, send_bulk, wait_until,
+};
 use support::{enlight, host, program, skip};
 
-const LIMIT: Duration = Duration::from_secs(20);
-const PORT: u16 = 5001;
-/// Octets of a full segment: 1,500, less the headers of IPv4 and TCP with time stamps.
-const SEGMENT: usize = 1_448;
-/// Requests of a conversation.
-const ROUNDS: usize = 12;
-
-/// Two hosts on taps of a switch.
-struct Site {
-    client: Namespace,
-    server: Namespace,
-    daemon: Daemon,
-    _switch: Namespace,
+/// Captures both sides of the client's filter while both ends do something.
+fn capture(
+    site: &Site,
+    name: &str,
+    client: impl FnOnce() + Send + 'static,
+    server: impl FnOnce(TcpListener) + Send + 'static,
+) -> PathBuf {
+    let file = site.daemon.path(name);
+    let path = file.display().to_string();
+    let mut capture = site
+        .daemon
+        .command(&["capture", "v0", "-w", &path, "--both-sides", "--snap", "200"]);
+    let mut capture = capture.stderr(Stdio::null()).spawn().expect("the CLI runs");
+    // It makes the file when the switch has begun.
+    wait_until(|| file.exists());
+    site.talk(client, server);
+    stop(&mut capture);
+    file
 }
 
-/// How a client asks.
-#[derive(Clone, Copy, PartialEq)]
-enum Request {
-    /// In one write.
-    Whole,
-    /// In two writes.
-    Split,
-    /// By a full segment with more to come (`MSG_MORE`), which no boundary of a message ends.
-    Open,
-}
-
-/// What a client does.
-#[derive(Clone, Copy)]
-struct Talk {
-    nagle: bool,
-    request: Request,
-    /// Whether the server acknowledges at once (`TCP_QUICKACK`).
-    quick: bool,
-    think: Duration,
-}
-
-const TALK: Talk = Talk {
-    nagle: false,
-    request: Request::Split,
-    quick: false,
-    think: Duration::ZERO,
-};
-
-impl Site {
-    fn new() -> Self {
-        let (client, server, switch) = (Namespace::new(), Namespace::new(), Namespace::new());
-        let daemon = switch.run(Daemon::start);
-        for (namespace, port, tap, number) in [(&client, "v0", "t0", 1), (&server, "v1", "t1", 2)] {
-            daemon.cli(&["port", "add", port, "--tap", tap]);
-            let thread = namespace.number();
-            switch.host(format!("ip link set {tap} netns {thread}"));
-            namespace.host(format!(
-                "ip addr add 192.0.2.{number}/24 dev {tap} && ip link set {tap} up"
-            ));
-        }
-        Self {
-            client,
-            server,
-            daemon,
-            _switch: switch,
-        }
-    }
-
-    /// Captures both sides of the client's filter while both ends do something.
-    fn capture(
-        &self,
-        name: &str,
-        client: impl FnOnce() + Send + 'static,
-        server: impl FnOnce(TcpListener) + Send + 'static,
-    ) -> PathBuf {
-        let file = self.daemon.path(name);
-        let path = file.display().to_string();
-        let mut capture =
-            self.daemon
-                .command(&["capture", "v0", "-w", &path, "--both-sides", "--snap", "200"]);
-        let mut capture = capture.stderr(Stdio::null()).spawn().expect("the CLI runs");
-        // It makes the file when the switch has begun.
-        wait_until(|| file.exists());
-        self.talk(client, server);
-        stop(&mut capture);
-        file
-    }
-
-    fn talk(
-        &self,
-        client: impl FnOnce() + Send + 'static,
-        server: impl FnOnce(TcpListener) + Send + 'static,
-    ) {
-        let listener = self
-            .server
-            .run(|| TcpListener::bind(("192.0.2.2", PORT)).expect("an own address"));
-        thread::scope(|scope| {
-            let serving = scope.spawn(|| self.server.run(move || server(listener)));
-            self.client.run(client);
-            serving.join().expect("the server's side");
-        });
-    }
-
-    fn converse(&self, name: &str, talk: Talk) -> Value {
-        let file = self.capture(name, move || ask(talk), move |listener| answer(&listener, talk));
-        diagnose(&[&file])
-    }
-}
-
-fn wait_until(what: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !what() {
-        assert!(start.elapsed() < LIMIT, "it takes too long");
-        thread::sleep(Duration::from_millis(5));
-    }
+fn converse(site: &Site, name: &str, talk: Talk) -> Value {
+    let file = capture(
+        site,
+        name,
+        move || ask(talk),
+        move |listener| answer(&listener, talk),
+    );
+    diagnose(&[&file])
 }
 
 /// Ends a capture as Ctrl-C does.
@@ -138,82 +57,6 @@ fn stop(capture: &mut Child) {
     thread::sleep(Duration::from_millis(100));
     host(&format!("kill -INT {}", capture.id()));
     capture.wait().expect("the capture ends");
-}
-
-fn connect(nagle: bool) -> TcpStream {
-    let stream = TcpStream::connect(("192.0.2.2", PORT)).expect("the server takes a connection");
-    stream.set_nodelay(!nagle).expect("a socket");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
-    stream
-}
-
-fn ask(talk: Talk) {
-    let mut stream = connect(talk.nagle);
-    let mut answer = [0; 100];
-    for _ in 0..ROUNDS {
-        match talk.request {
-            Request::Open => send_open(&stream),
-            Request::Whole => stream.write_all(&[1; 64]).expect("the stream takes it"),
-            Request::Split => {
-                stream.write_all(&[1; 32]).expect("the stream takes it");
-                thread::sleep(Duration::from_millis(1));
-                stream.write_all(&[2; 32]).expect("the stream takes it");
-            }
-        }
-        stream.read_exact(&mut answer).expect("the answer");
-        thread::sleep(talk.think);
-    }
-}
-
-fn answer(listener: &TcpListener, talk: Talk) {
-    let (mut stream, _) = listener.accept().expect("the client connects");
-    stream.set_nodelay(true).expect("a socket");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
-    let (octets, half) = match talk.request {
-        Request::Open => (SEGMENT, SEGMENT),
-        Request::Whole | Request::Split => (64, 32),
-    };
-    let mut request = vec![0; octets];
-    for _ in 0..ROUNDS {
-        for half in request.chunks_mut(half) {
-            acknowledge(&stream, talk.quick);
-            stream.read_exact(half).expect("a request");
-        }
-        stream.write_all(&[3; 100]).expect("the stream takes it");
-    }
-}
-
-/// Sends a full segment and says that there is more to come.
-#[allow(unsafe_code, reason = "the standard library has no MSG_MORE")]
-fn send_open(stream: &TcpStream) {
-    let octets = [1_u8; SEGMENT];
-    // SAFETY: the descriptor is open while `stream` lives, and the kernel reads no more than the octets that are there.
-    let sent = unsafe {
-        libc::send(
-            stream.as_raw_fd(),
-            octets.as_ptr().cast(),
-            octets.len(),
-            libc::MSG_MORE,
-        )
-    };
-    assert_eq!(sent, SEGMENT.cast_signed(), "{}", std::io::Error::last_os_error());
-}
-
-/// Leaves the mode of quick acknowledgements, or enters it.
-#[allow(unsafe_code, reason = "the standard library has no TCP_QUICKACK")]
-fn acknowledge(stream: &TcpStream, quick: bool) {
-    let value = libc::c_int::from(quick);
-    // SAFETY: the descriptor is open while `stream` lives, and the kernel reads the one int that the length names.
-    let result = unsafe {
-        libc::setsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_QUICKACK,
-            (&raw const value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn diagnose(files: &[&Path]) -> Value {
@@ -253,13 +96,13 @@ fn small_writes_of_two_kernels() {
     let nagle = Talk { nagle: true, ..TALK };
     for profile in ["off", "inspect"] {
         site.daemon.cli(&["filter", "set", "v0", profile]);
-        let report = site.converse("nagle.pcapng", nagle);
+        let report = converse(&site, "nagle.pcapng", nagle);
         let (named, others) = stalls(&report, "nagle-delayed-ack");
         assert!(named >= ROUNDS as u64 / 2 && others == 0, "{profile}: {report:#}");
         let finding = &report["flows"][0]["findings"][0];
         assert!(finding["gap_ns"].as_u64() > Some(30_000_000), "{finding:#}");
         for talk in [TALK, Talk { quick: true, ..nagle }] {
-            let report = site.converse("quick.pcapng", talk);
+            let report = converse(&site, "quick.pcapng", talk);
             assert_eq!(report["causes"], serde_json::json!([]), "{profile}: {report:#}");
         }
     }
@@ -272,7 +115,7 @@ fn filters_are_named() {
     }
     let site = Site::new();
     site.daemon.cli(&["filter", "set", "v0", "serialize"]);
-    let report = site.converse("serialize.pcapng", TALK);
+    let report = converse(&site, "serialize.pcapng", TALK);
     let (named, others) = stalls(&report, "filter-serialised");
     assert!(named >= ROUNDS as u64 / 2 && others == 0, "{report:#}");
     let cost = &report["filter"];
@@ -283,7 +126,8 @@ fn filters_are_named() {
     );
     site.daemon
         .cli(&["filter", "set", "v0", "hold", "--deadline", "60"]);
-    let report = site.converse(
+    let report = converse(
+        &site,
         "hold.pcapng",
         Talk {
             request: Request::Open,
@@ -307,28 +151,15 @@ fn what_is_no_stall() {
             think: Duration::from_millis(120),
             ..TALK
         };
-        let report = site.converse("typing.pcapng", typing);
+        let report = converse(&site, "typing.pcapng", typing);
         assert_eq!(report["causes"], serde_json::json!([]), "{profile}: {report:#}");
-        let bulk = site.capture("bulk.pcapng", send_bulk, |listener| receive_bulk(&listener));
+        let bulk = capture(&site, "bulk.pcapng", send_bulk, |listener| {
+            receive_bulk(&listener);
+        });
         let report = diagnose(&[&bulk]);
         assert!(report["tcp_frames"].as_u64() > Some(100), "{report:#}");
         assert_eq!(report["causes"], serde_json::json!([]), "{profile}: {report:#}");
     }
-}
-
-fn send_bulk() {
-    let mut stream = connect(true);
-    let octets = vec![7; 1 << 16];
-    for _ in 0..300 {
-        stream.write_all(&octets).expect("the stream takes it");
-    }
-}
-
-fn receive_bulk(listener: &TcpListener) {
-    let (mut stream, _) = listener.accept().expect("the client connects");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
-    let mut buffer = vec![0; 1 << 17];
-    while stream.read(&mut buffer).expect("data or the end") > 0 {}
 }
 
 /// What is lost behind the taps, by a rule on the server's port that is there only for the first attempt, is repeated by the

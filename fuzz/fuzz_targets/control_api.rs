@@ -15,7 +15,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((kind, input)) = input.split_first() else {
         return;
     };
-    match kind % 7 {
+    match kind % 9 {
         0 => api::port(input).map_or_else(|error| one_line(&error.message), |port| sound(&port)),
         1 => match api::filter(input) {
             Ok(filter) => assert!(filter.deadline.is_none_or(|deadline| !deadline.is_zero())),
@@ -38,6 +38,15 @@ fuzz_target!(|input: &[u8]| {
             }
         }),
         5 => answer(input),
+        6 => text(input, |query| {
+            if let Ok(top) = api::top(query) {
+                assert!((1..=api::MAX_TOP as usize).contains(&top));
+            }
+        }),
+        7 => match api::attribution(input) {
+            Ok(mode) => assert_eq!(mode.to_string().parse(), Ok(mode)),
+            Err(error) => one_line(&error.message),
+        },
         _ => {
             let mut stream = input;
             while let Ok(Some(block)) = Block::read(&mut stream) {

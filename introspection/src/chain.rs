@@ -13,7 +13,8 @@ use offload::FrameMeta;
 
 use crate::rules::{RuleMatch, RuleSet};
 use crate::{
-    Action, Direction, Filter, FilterCounters, FrameId, FrameRef, Instant, Needs, Profile, ReleaseCause,
+    Action, Direction, Filter, FilterCounters, FrameId, FrameRef, Instant, Needs, PartHold, PartWork,
+    Profile, ReleaseCause,
 };
 
 /// Why filters make no chain.
@@ -40,6 +41,8 @@ struct Kept {
     direction: Direction,
     meta: FrameMeta,
     gso_size: u16,
+    /// Since when a member holds it.
+    since: Instant,
 }
 
 /// Filters behind each other, as one filter. A frame passes when all let it pass; it may be held by several, one after the
@@ -50,6 +53,9 @@ pub struct FilterChain {
     answers: Vec<Vec<Action>>,
     kept: HashMap<FrameId, Kept>,
     clock: Instant,
+    /// How members are measured, if they are.
+    stopwatch: Option<fn() -> Instant>,
+    work: PartWork,
 }
 
 /// A frame on its way through the chain.
@@ -81,6 +87,8 @@ impl FilterChain {
             members,
             kept: HashMap::new(),
             clock: Instant(0),
+            stopwatch: None,
+            work: PartWork::default(),
         })
     }
 
@@ -95,7 +103,11 @@ impl FilterChain {
             return;
         };
         let mut actions = core::mem::take(answers);
+        let begun = self.stopwatch.map(|clock| (clock, clock()));
         member.inspect(self.clock, &[passing.frame], &mut actions);
+        if let (Some((clock, begun)), Some(judged)) = (begun, self.work.judged.get_mut(index)) {
+            *judged += clock().since(begun);
+        }
         for action in actions.drain(..) {
             match action {
                 Action::Forward(_) => self.show(index + 1, passing, out),
@@ -115,13 +127,18 @@ impl FilterChain {
     fn carry_on(&mut self, index: usize, action: Action, out: &mut Vec<Action>) {
         match action {
             Action::Release(id, cause) | Action::Join(id, cause) => {
+                let kept = self.kept.remove(&id);
+                self.work.held.extend(kept.map(|kept| PartHold {
+                    id,
+                    part: index,
+                    ns: self.clock.since(kept.since),
+                }));
                 // The last member's frames leave as it says; what stands behind it is not made one before that.
                 if index + 1 == self.members.len() {
-                    self.kept.remove(&id);
                     out.push(action);
                     return;
                 }
-                let Some(kept) = self.kept.remove(&id) else { return };
+                let Some(kept) = kept else { return };
                 let frame = FrameRef {
                     id,
                     direction: kept.direction,
@@ -145,8 +162,17 @@ impl FilterChain {
             direction: frame.direction,
             meta: *frame.meta,
             gso_size: frame.gso_size,
+            since: self.clock,
         };
         self.kept.insert(frame.id, kept);
+    }
+
+    /// A call begins.
+    fn begin(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
+        self.work.held.clear();
+        self.work.judged.clear();
+        self.work.judged.resize(self.members.len(), 0);
     }
 
     fn give_back(&mut self, index: usize, mut actions: Vec<Action>) {
@@ -195,7 +221,7 @@ impl Filter for FilterChain {
     }
 
     fn inspect(&mut self, now: Instant, burst: &[FrameRef<'_>], actions: &mut Vec<Action>) {
-        self.clock = self.clock.max(now);
+        self.begin(now);
         for frame in burst {
             let passing = Passing {
                 frame: *frame,
@@ -213,12 +239,13 @@ impl Filter for FilterChain {
     }
 
     fn expire(&mut self, now: Instant, actions: &mut Vec<Action>) {
-        self.clock = self.clock.max(now);
+        self.begin(now);
         let now = self.clock;
         self.each(actions, |member, answers| member.expire(now, answers));
     }
 
     fn drain(&mut self, actions: &mut Vec<Action>) {
+        self.begin(self.clock);
         self.each(actions, |member, answers| member.drain(answers));
     }
 
@@ -251,6 +278,14 @@ impl Filter for FilterChain {
         self.members
             .first_mut()
             .is_some_and(|member| member.set_rules(rules))
+    }
+
+    fn measure(&mut self, clock: Option<fn() -> Instant>) {
+        self.stopwatch = clock;
+    }
+
+    fn parts(&self) -> Option<&PartWork> {
+        Some(&self.work)
     }
 
     fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {
@@ -302,6 +337,47 @@ mod tests {
             FilterChain::new(vec![judging(Profile::Hold), member(Profile::Serialize)]).expect("in order");
         assert_eq!(chain.needs(), Needs::Payload);
         assert_eq!(chain.profile(), Profile::Hold);
+    }
+
+    #[test]
+    fn each_part_tells_what_it_did() {
+        let chain = FilterChain::new(vec![member(Profile::Hold), member(Profile::Serialize)]).expect("good");
+        let mut chain: Box<dyn Filter> = Box::new(chain);
+        thread_local! {
+            static NOW: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+        }
+        chain.measure(Some(|| Instant(NOW.replace(NOW.get() + 7))));
+        let mut actions = Vec::new();
+        for (id, seq) in [(0, 0), (1, 100)] {
+            let meta = Segment::tx().data(seq, 100).meta();
+            let frame = FrameRef {
+                id: FrameId(id),
+                direction: Direction::Tx,
+                meta: &meta,
+                payload: &[],
+                gso_size: 0,
+            };
+            chain.inspect(Instant(1_000), &[frame], &mut actions);
+            let work = chain.parts().expect("several parts");
+            assert_eq!((&work.judged[..], work.held.len()), (&[7, 0][..], 0));
+        }
+        let hold = |id, part, ns| PartHold {
+            id: FrameId(id),
+            part,
+            ns,
+        };
+        chain.expire(Instant(50_001_000), &mut actions);
+        let work = chain.parts().expect("several parts");
+        assert_eq!(
+            work.judged,
+            [0, 14],
+            "what the first lets go is shown to the second"
+        );
+        assert_eq!(work.held, [hold(0, 0, 50_000_000), hold(1, 0, 50_000_000)]);
+        chain.measure(None);
+        chain.expire(Instant(1_050_001_000), &mut actions);
+        let work = chain.parts().expect("several parts");
+        assert_eq!(work.held, [hold(1, 1, 1_000_000_000)]);
     }
 
     #[test]

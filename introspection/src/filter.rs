@@ -136,11 +136,43 @@ pub trait Filter: Send {
         false
     }
 
+    /// Measures by this clock, or no more, how long each of its parts judges a burst. A filter of one part has nothing to tell: who
+    /// calls it sees as much.
+    fn measure(&mut self, clock: Option<fn() -> Instant>) {
+        let _ = clock;
+    }
+
+    /// What its parts did in the last call of [`Filter::inspect`], [`Filter::expire`] or [`Filter::drain`]; `None` for a filter
+    /// of one part.
+    fn parts(&self) -> Option<&PartWork> {
+        None
+    }
+
     /// Moves the most recent rule matches, at most some hundreds of them, to the end of `matches`. Filters
     /// without rules have none.
     fn take_matches(&mut self, matches: &mut Vec<RuleMatch>) {
         let _ = matches;
     }
+}
+
+/// What the parts of a filter did in one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartWork {
+    /// Nanoseconds that each part judged the burst, in the order of the parts; 0 where nobody measures.
+    pub judged: Vec<u64>,
+    /// Frames that a part let go.
+    pub held: Vec<PartHold>,
+}
+
+/// A frame that a part of a filter held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartHold {
+    /// The frame.
+    pub id: FrameId,
+    /// The part, by its place.
+    pub part: usize,
+    /// For how long it held it, in nanoseconds.
+    pub ns: u64,
 }
 
 /// What a filter has counted since it was made.

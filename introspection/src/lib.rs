@@ -20,7 +20,7 @@ mod testing;
 pub use chain::{ChainError, FilterChain};
 pub use filter::{
     Action, Direction, DropCause, Filter, FilterCounters, FrameId, FrameRef, Needs, ParseProfileError,
-    Profile, ReleaseCause,
+    PartHold, PartWork, Profile, ReleaseCause,
 };
 pub use flow::{Endpoint, FlowKey};
 pub use instant::Instant;

@@ -9,6 +9,7 @@ use vswitch::control::FilterInfo;
 use super::{Common, port_target, table};
 use crate::config::load_rules;
 use crate::daemon::api::filter_body;
+use crate::explain::Explanation;
 use crate::spec::{FilterSpec, Profiles};
 
 #[derive(Debug, clap::Subcommand)]
@@ -25,6 +26,11 @@ pub(super) enum Command {
     /// Take a port's filter out of the path
     #[command(after_help = "Example:\n  enlight filter off v0")]
     Off(OffArgs),
+    /// Say what a port's filter costs, in which flows, and why
+    #[command(after_help = "Example:
+  enlight filter explain v0
+      What it adds to a frame, stalls with their cause and remedy, and the flows that suffer most.")]
+    Explain(ExplainArgs),
     /// Show the filters of all ports
     #[command(after_help = "Examples:\n  enlight filter show\n  enlight filter show --json")]
     Show(ShowArgs),
@@ -69,6 +75,14 @@ pub(super) struct OffArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct ExplainArgs {
+    /// The port
+    port: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct ShowArgs {
     #[command(flatten)]
     common: Common,
@@ -98,6 +112,12 @@ pub(super) fn run(command: Command) -> Result<()> {
             put(&args.common, &args.port, &spec)
         }
         Command::Off(args) => put(&args.common, &args.port, &filter_body(Profile::Off)),
+        Command::Explain(args) => {
+            let target = port_target(&args.port, "/filter/explanation")?;
+            let explanation: Explanation = args.common.client().get(&target)?;
+            args.common
+                .print(&explanation, |explanation| explanation.sentences.join("\n"))
+        }
         Command::Show(args) => {
             let filters: Vec<FilterInfo> = args.common.client().get("/v1/filters")?;
             args.common.print(&filters, |filters| show(filters))

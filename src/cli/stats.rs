@@ -1,5 +1,7 @@
 //! `enlight stats`.
 
+mod flows;
+
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,8 @@ use vswitch::control::{PortStats, SwitchStats};
 use vswitch::counters::CounterSnapshot;
 
 use super::{Common, say, table};
+use crate::daemon::api::{DEFAULT_TOP, MAX_TOP};
+use crate::explain::Time;
 
 /// Time between two looks of `--watch`.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -19,11 +23,23 @@ const INTERVAL: Duration = Duration::from_secs(1);
   enlight stats
       What passed each port, what was dropped and why, where time went.
   enlight stats --watch
-      Rates, each second, until Ctrl-C.")]
+      Rates, each second, until Ctrl-C.
+  enlight stats --flows --top 5 --port v0
+      The flows of a port that suffered most: time in the switch, time held, stalls and their causes.")]
 pub(super) struct Args {
     /// Show rates, each second, until Ctrl-C; with --json all counters, one line each second
     #[arg(long)]
     watch: bool,
+    /// Show the flows that suffered most
+    #[arg(long, conflicts_with = "watch")]
+    flows: bool,
+    /// So many of each port
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_TOP, requires = "flows",
+          value_parser = clap::value_parser!(u64).range(1..=MAX_TOP))]
+    top: u64,
+    /// Of this port only
+    #[arg(long, requires = "flows")]
+    port: Option<String>,
     #[command(flatten)]
     common: Common,
 }
@@ -31,6 +47,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     if args.watch {
         return watch(&args.common);
+    }
+    if args.flows {
+        return flows::run(&args.common, args.port.as_deref(), args.top as usize);
     }
     let stats = read(&args.common)?;
     args.common.print(&stats, show)
@@ -81,6 +100,7 @@ fn show(stats: &SwitchStats) -> String {
         ));
     }
     text.push_str(&format!("learned addresses: {}\n", stats.learned));
+    text.push_str(&super::switch::describe(&stats.attribution));
     text
 }
 
@@ -137,7 +157,7 @@ fn dropped(counters: &CounterSnapshot) -> u64 {
         .sum()
 }
 
-/// What only some ports have: drops, frames that their guests left out, stalls, stages.
+/// What only some ports have: drops, frames that their guests left out, stalls, times.
 fn details(port: &PortStats) -> String {
     let mut text = String::new();
     if port.counters.filtered > 0 {
@@ -158,11 +178,22 @@ fn details(port: &PortStats) -> String {
             ));
         }
     }
-    if let Ok(serde_json::Value::Object(causes)) = serde_json::to_value(port.stalls) {
-        for (cause, count) in causes.iter().filter(|(_, count)| count.as_u64() > Some(0)) {
-            text.push_str(&format!("{}: {count} stalls: {cause}\n", port.name));
-        }
+    for (cause, gaps) in port.stall_causes.causes.iter() {
+        text.push_str(&format!(
+            "{}: {} stalls: {cause}, {} together, {} at most\n",
+            port.name,
+            gaps.stalls,
+            Time(gaps.total_ns),
+            Time(gaps.longest_ns)
+        ));
     }
+    text.push_str(&times(port));
+    text
+}
+
+/// Where its frames' time went.
+fn times(port: &PortStats) -> String {
+    let mut text = String::new();
     let stages = &port.stages;
     if stages.frames > 0 {
         let parts: Vec<String> = Stage::ALL
@@ -177,9 +208,24 @@ fn details(port: &PortStats) -> String {
             .collect();
         let mean = table::short(stages.residence.mean);
         text.push_str(&format!(
-            "{}: {mean} us in the switch on average: {}\n",
+            "{}: {mean} us in the switch on average, by {} of {} frames: {}\n",
             port.name,
+            stages.frames,
+            port.stages_of,
             parts.join(", ")
+        ));
+    }
+    for part in &port.filter.parts {
+        text.push_str(&format!(
+            "{}: {} added {} us for judging and {} us of holding on average, p99 {} and {}; held {} of {} frames\n",
+            port.name,
+            part.part,
+            table::short(part.filter.mean),
+            table::short(part.hold.mean),
+            table::short(part.filter.p99),
+            table::short(part.hold.p99),
+            part.held,
+            port.filter.frames
         ));
     }
     text
@@ -228,9 +274,9 @@ fn rates(before: &SwitchStats, now: &SwitchStats, elapsed: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use introspection::stage::StageSummary;
-    use introspection::stall::StallCounts;
-    use vswitch::control::{QueueStats, Why, WorkerStats};
+    use introspection::stage::{FilterStages, StageSummary};
+    use introspection::stall::{StallCounts, StallSummary};
+    use vswitch::control::{AttributionStats, QueueStats, Why, WorkerStats};
     use vswitch::counters::DropReason;
 
     use super::*;
@@ -247,13 +293,17 @@ mod tests {
             counters,
             backlog: 0,
             stages: StageSummary::default(),
+            stages_of: 0,
+            filter: FilterStages::default(),
             stalls: StallCounts::default(),
+            stall_causes: StallSummary::default(),
         };
         SwitchStats {
             ports: vec![port],
             queues: Vec::new(),
             workers: Vec::new(),
             learned: 2,
+            attribution: AttributionStats::default(),
         }
     }
 

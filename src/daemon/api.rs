@@ -2,10 +2,10 @@
 
 use axum::http::StatusCode;
 use introspection::Profile;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use vswitch::capture::CapturePoints;
-use vswitch::control::{ControlError, FilterConfig, PortConfig};
+use vswitch::control::{Attribution, ControlError, FilterConfig, PortConfig};
 
 use crate::capture::SNAP_LEN;
 use crate::spec::{FilterSpec, PortSpec};
@@ -14,6 +14,10 @@ use crate::spec::{FilterSpec, PortSpec};
 pub const MAX_BODY: usize = 4 << 20;
 /// Longest capture that can be asked for, in seconds.
 const MAX_SECONDS: u64 = 7 * 24 * 3600;
+/// Flows listed unless told otherwise.
+pub const DEFAULT_TOP: u64 = 10;
+/// Flows listed at most: as many as are known.
+pub const MAX_TOP: u64 = 512;
 /// Shortest snap length: an Ethernet header.
 const MIN_SNAP: u32 = 14;
 
@@ -73,6 +77,28 @@ pub fn filter(body: &[u8]) -> Result<FilterConfig, ApiError> {
     let spec: FilterSpec = json(body)?;
     spec.check()
         .map_err(|error| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+}
+
+/// The body of `PUT /v1/attribution`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttributionBody {
+    /// Which frames are to be stamped.
+    pub attribution: Attribution,
+}
+
+/// Reads the body of `PUT /v1/attribution`.
+pub fn attribution(body: &[u8]) -> Result<Attribution, ApiError> {
+    json(body).map(|body: AttributionBody| body.attribution)
+}
+
+/// Reads the query of `GET /v1/ports/NAME/flows`, such as `top=20`: how many flows are wanted.
+pub fn top(query: &str) -> Result<usize, ApiError> {
+    match query.split_once('=') {
+        None if query.is_empty() => Ok(DEFAULT_TOP as usize),
+        Some(("top", value)) => number("top", value, 1, MAX_TOP).map(|top| top as usize),
+        _ => Err(bad_query("a list of flows takes top, nothing else".to_owned())),
+    }
 }
 
 fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
@@ -206,6 +232,33 @@ mod tests {
                 StatusCode::BAD_REQUEST
             );
         }
+    }
+
+    #[test]
+    fn lists_of_flows_are_as_long_as_asked_for() {
+        assert_eq!(top(""), Ok(10));
+        assert_eq!(top("top=512"), Ok(512));
+        for query in ["top", "top=0", "top=513", "top=1&top=2", "x=1"] {
+            assert_eq!(top(query).expect_err(query).status, StatusCode::BAD_REQUEST);
+        }
+    }
+
+    #[test]
+    fn attribution_is_a_word_or_a_number() {
+        let read = |body: &str| attribution(body.as_bytes()).map(|mode| mode.to_string());
+        assert_eq!(read(r#"{"attribution": "full"}"#).as_deref(), Ok("full"));
+        assert_eq!(read(r#"{"attribution": 100}"#).as_deref(), Ok("100"));
+        for body in [
+            "{}",
+            r#"{"attribution": 0}"#,
+            r#"{"attribution": "some"}"#,
+            r#"{"attribution": -1}"#,
+        ] {
+            let error = read(body).expect_err(body);
+            assert_eq!(error.status, StatusCode::BAD_REQUEST, "{body}");
+        }
+        let error = read(r#"{"attribution": "some"}"#).expect_err("no such word");
+        assert!(error.message.contains("off, auto, full"), "{}", error.message);
     }
 
     #[test]

@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
 use introspection::Profile;
+use introspection::diagnosis::Cause;
 use introspection::stage::Stage;
-use vswitch::control::{FilterInfo, PortInfo, PortStats, QueueStats, SwitchStats, WorkerMode, WorkerStats};
+use introspection::stall::Gaps;
+use vswitch::control::{
+    AttributionStats, FilterInfo, PortInfo, PortStats, QueueStats, SwitchStats, WorkerMode, WorkerStats,
+};
 use vswitch::counters::DropReason;
 
 /// A metric's name, its help, and where its value is.
@@ -18,7 +22,10 @@ pub(crate) fn render(stats: &SwitchStats, ports: &[PortInfo], filters: &[FilterI
     port_counters(&mut page, &stats.ports);
     drops(&mut page, &stats.ports);
     stages(&mut page, &stats.ports);
+    filter_stages(&mut page, &stats.ports);
     stalls(&mut page, &stats.ports);
+    stall_causes(&mut page, &stats.ports);
+    attribution(&mut page, &stats.attribution);
     filter_counters(&mut page, filters);
     workers(&mut page, stats);
     queues(&mut page, &stats.queues);
@@ -161,7 +168,7 @@ fn stages(page: &mut Page, ports: &[PortStats]) {
     );
     for port in ports {
         for stage in Stage::ALL {
-            let name = stage_name(stage);
+            let name = stage.name();
             let seconds = port.stages.stages.get(stage).total_ns as f64 / 1e9;
             page.sample(
                 "port_stage_seconds_total",
@@ -184,16 +191,50 @@ fn stages(page: &mut Page, ports: &[PortStats]) {
     }
 }
 
-/// A stage's name in labels, the same as in JSON.
-const fn stage_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Doorbell => "doorbell",
-        Stage::QueueWait => "queue_wait",
-        Stage::Parse => "parse",
-        Stage::Filter => "filter",
-        Stage::Hold => "hold",
-        Stage::Copy => "copy",
-        Stage::Notify => "notify",
+fn filter_stages(page: &mut Page, ports: &[PortStats]) {
+    page.family(
+        "filter_stage_seconds_total",
+        "counter",
+        "Time that each profile of a port's filter added to frames of both directions, by stage",
+    );
+    for port in ports {
+        for part in &port.filter.parts {
+            for (stage, spent) in [("filter", &part.filter), ("hold", &part.hold)] {
+                let labels = [
+                    ("port", port.name.as_str()),
+                    ("part", &part.part),
+                    ("stage", stage),
+                ];
+                page.sample("filter_stage_seconds_total", &labels, spent.total_ns as f64 / 1e9);
+            }
+        }
+    }
+    page.family(
+        "filter_staged_frames_total",
+        "counter",
+        "Frames behind filter_stage_seconds_total",
+    );
+    for port in ports {
+        let labels = [("port", port.name.as_str())];
+        page.sample("filter_staged_frames_total", &labels, port.filter.frames);
+    }
+}
+
+fn attribution(page: &mut Page, stats: &AttributionStats) {
+    for (name, help, ns) in [
+        (
+            "busy_seconds_total",
+            "Time that workers were busy with queues",
+            stats.busy_ns,
+        ),
+        (
+            "attribution_seconds_total",
+            "What of that went into stamps, histograms and lists of flows",
+            stats.spent_ns,
+        ),
+    ] {
+        page.family(name, "counter", help);
+        page.sample(name, &[], ns as f64 / 1e9);
     }
 }
 
@@ -212,6 +253,29 @@ fn stalls(page: &mut Page, ports: &[PortStats]) {
             );
         }
     }
+}
+
+/// Stalls as the diagnosis judges them.
+fn stall_causes(page: &mut Page, ports: &[PortStats]) {
+    let mut family = |name: &str, help: &str, value: &dyn Fn(Gaps) -> f64| {
+        page.family(name, "counter", help);
+        for port in ports {
+            for cause in Cause::ALL {
+                let labels = [("port", port.name.as_str()), ("cause", cause.name())];
+                page.sample(name, &labels, value(port.stall_causes.causes.get(cause)));
+            }
+        }
+    };
+    family(
+        "port_judged_stalls_total",
+        "Stalls of flows through the port, by the diagnosis' cause",
+        &|gaps| gaps.stalls as f64,
+    );
+    family(
+        "port_stalled_seconds_total",
+        "Time that flows through the port stood still, by the diagnosis' cause",
+        &|gaps| gaps.total_ns as f64 / 1e9,
+    );
 }
 
 fn filter_counters(page: &mut Page, filters: &[FilterInfo]) {
@@ -350,8 +414,8 @@ fn escaped(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use introspection::stage::StageSummary;
-    use introspection::stall::StallCounts;
+    use introspection::stage::{FilterStages, StageSummary};
+    use introspection::stall::{StallCounts, StallSummary};
 
     use super::*;
 
@@ -372,7 +436,10 @@ mod tests {
             },
             backlog: 0,
             stages: StageSummary::default(),
+            stages_of: 0,
+            filter: FilterStages::default(),
             stalls: StallCounts::default(),
+            stall_causes: StallSummary::default(),
         };
         let mut page = Page::default();
         drops(&mut page, &[port]);

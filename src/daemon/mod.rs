@@ -65,6 +65,7 @@ impl Daemon {
         let switch = Arc::new(Switch::start(&SwitchConfig {
             workers: config.workers,
         })?);
+        switch.set_attribution(config.attribution);
         for port in config.ports {
             switch.add_port(port)?;
         }

@@ -14,10 +14,11 @@ use http_body_util::{BodyExt as _, Limited};
 use introspection::stall::Stall;
 use tokio::sync::Semaphore;
 use vswitch::Switch;
-use vswitch::control::{FilterInfo, LearnedMac, PortInfo, SwitchStats};
+use vswitch::control::{AttributionStats, FilterInfo, LearnedMac, PortFlows, PortInfo, SwitchStats};
 
 use super::api::{self, ApiError, CaptureRequest, ErrorBody, MAX_BODY};
 use super::{capture, metrics};
+use crate::explain::Explanation;
 
 /// How long a request's body may take.
 const BODY_TIME: Duration = Duration::from_secs(10);
@@ -57,10 +58,13 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/ports", get(ports).post(add_port))
         .route("/v1/ports/{name}", get(port).delete(remove_port))
         .route("/v1/ports/{name}/filter", get(filter).put(set_filter))
+        .route("/v1/ports/{name}/filter/explanation", get(explanation))
+        .route("/v1/ports/{name}/flows", get(flows))
         .route("/v1/ports/{name}/stalls", get(stalls))
         .route("/v1/ports/{name}/capture", get(captured))
         .route("/v1/filters", get(filters))
         .route("/v1/stats", get(stats))
+        .route("/v1/attribution", get(attribution).put(set_attribution))
         .route("/v1/fdb", get(learned))
         .route("/metrics", get(prometheus))
         .fallback(nothing_here)
@@ -138,6 +142,43 @@ async fn stalls(State(context): State<Context>, Path(name): Path<String>) -> Ans
 
 async fn stats(State(context): State<Context>) -> Json<SwitchStats> {
     Json(context.switch.stats())
+}
+
+async fn flows(
+    State(context): State<Context>,
+    Path(name): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Answer<Json<PortFlows>> {
+    let top = api::top(query.as_deref().unwrap_or_default())?;
+    Ok(Json(context.switch.flows(&name, top)?))
+}
+
+async fn explanation(State(context): State<Context>, Path(name): Path<String>) -> Answer<Json<Explanation>> {
+    let flows = context.switch.flows(&name, api::MAX_TOP as usize)?;
+    let filter = context.switch.filters().into_iter().find(|one| one.port == name);
+    let stats = context
+        .switch
+        .stats()
+        .ports
+        .into_iter()
+        .find(|one| one.name == name);
+    match (filter, stats) {
+        (Some(filter), Some(stats)) => Ok(Json(Explanation::of(&filter, &stats, &flows))),
+        _ => Err(no_such_port(name)),
+    }
+}
+
+async fn attribution(State(context): State<Context>) -> Json<AttributionStats> {
+    Json(context.switch.stats().attribution)
+}
+
+async fn set_attribution(State(context): State<Context>, request: Request) -> Answer<Json<AttributionStats>> {
+    let mode = api::attribution(&body(request).await?)?;
+    let done = blocking(move || {
+        context.switch.set_attribution(mode);
+        context.switch.stats().attribution
+    });
+    Ok(Json(done.await?))
 }
 
 async fn learned(State(context): State<Context>) -> Json<Vec<LearnedMac>> {

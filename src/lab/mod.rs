@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use vswitch::Switch;
-use vswitch::control::SwitchConfig;
+use vswitch::control::{Attribution, SwitchConfig};
 
 pub use args::{Args, GuestChoice, Workload};
 
@@ -131,6 +131,7 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
     let mut progress = Progress::new(args.filters.len(), args.duration + SETTLING, args.json);
     let dir = PrivateDir::new()?;
     let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
+    switch.set_attribution(Attribution::Full);
     let guests: Box<dyn Guests + '_> = match choice.kind {
         GuestKind::Kvm | GuestKind::Linux => {
             Box::new(KvmGuests::start(&switch, &dir, args, choice.linux.as_ref())?)

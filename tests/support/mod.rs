@@ -16,6 +16,7 @@ pub mod peer;
 pub mod refusal;
 pub mod scene;
 pub mod shell;
+pub mod talk;
 pub mod tcp;
 pub mod vm;
 pub mod vmlinux;

@@ -1,5 +1,6 @@
 //! Typed control of a running switch: what it is told, and what it tells.
 
+mod attribution;
 mod filter;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::CounterSnapshot;
 use crate::port::{BackendStatus, Capabilities};
+pub use attribution::{Attribution, AttributionStats, FlowList, ParseAttributionError, PortFlows};
 pub use filter::{FilterConfig, FilterInfo, FilterStage};
 
 /// How a switch is to be started.
@@ -241,8 +243,17 @@ pub struct PortStats {
     pub backlog: u64,
     /// Stage by stage, frames that its guest sent, since the port was made or the stages were reset.
     pub stages: introspection::stage::StageSummary,
+    /// Frames that its guest sent meanwhile, stamped or not.
+    #[serde(default)]
+    pub stages_of: u64,
+    /// What the port's filter added to frames of both directions, since it was set or the stages were reset.
+    #[serde(default)]
+    pub filter: introspection::stage::FilterStages,
     /// Stalls seen on it.
     pub stalls: introspection::stall::StallCounts,
+    /// The same by the causes that the diagnosis tells apart, with their lengths. They are judged a moment later.
+    #[serde(default)]
+    pub stall_causes: introspection::stall::StallSummary,
 }
 
 /// Counters of one worker.
@@ -350,6 +361,9 @@ pub struct SwitchStats {
     pub workers: Vec<WorkerStats>,
     /// Addresses in the forwarding table.
     pub learned: usize,
+    /// Which frames are stamped, and what that costs.
+    #[serde(default)]
+    pub attribution: AttributionStats,
 }
 
 /// One learned address.

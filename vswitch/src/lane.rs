@@ -44,6 +44,8 @@ pub(crate) struct Lane {
 pub(crate) struct Meter {
     /// Nanoseconds that its owners spent on it.
     pub(crate) busy: AtomicU64,
+    /// What of that went into attribution.
+    pub(crate) attribution: AtomicU64,
     /// Frames carried.
     pub(crate) frames: AtomicU64,
     /// Times that it was handed over.

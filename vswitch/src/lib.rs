@@ -1,5 +1,6 @@
 //! A userspace virtual switch whose ports are vhost-user sockets, taps, uplinks, endpoints and capture files.
 
+mod attribution;
 pub mod capture;
 pub mod clock;
 pub mod control;

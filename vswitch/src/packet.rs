@@ -48,6 +48,13 @@ pub(crate) struct Times {
     pub(crate) hold: u64,
 }
 
+impl Times {
+    /// Whether they are taken: of a packet that is not stamped, the end of parsing is not known.
+    pub(crate) const fn is_stamped(&self) -> bool {
+        self.parse.0 != 0
+    }
+}
+
 impl Packet {
     /// A place for a packet.
     pub(crate) const NOTHING: Self = Self {

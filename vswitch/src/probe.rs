@@ -8,15 +8,18 @@
 //! under the same lock, before it shows the filter anything new. So frames of a flow leave in the order in which they
 //! came, even if another worker took their lane over meanwhile.
 
+mod account;
 mod guarded;
 mod join;
 mod judge;
+mod report;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use introspection::stall::{Point, Stall, StallCounts, StallWatcher};
+use introspection::stage::PartTimes;
+use introspection::stall::{Point, StallWatcher};
 use introspection::{Action, Direction, DropCause, Filter, FrameId, Instant, Profile, RuleSet};
 use offload::Offloads;
 use offload::build::{MAX_RESET_LEN, ResetTo, tcp_reset};
@@ -28,7 +31,8 @@ use crate::clock;
 use crate::control::{FilterConfig, FilterInfo};
 use crate::counters::{DropReason, PortCounters};
 use crate::lane::LaneId;
-use crate::packet::{Arena, Packet};
+use crate::packet::{Arena, Packet, Times};
+use account::Account;
 use guarded::Guarded;
 use judge::Batch;
 
@@ -88,6 +92,7 @@ struct Inner {
     /// Packets that are let go together, while their actions are read.
     run: Vec<Held>,
     joiner: Option<Box<Coalescer>>,
+    account: Account,
 }
 
 /// A packet kept for later, with its octets.
@@ -97,6 +102,10 @@ struct Held {
     octets: Vec<u8>,
     origin: LaneId,
     since: Instant,
+    /// Nanoseconds before that which count as held, too.
+    waited: u64,
+    /// What the filter's parts took, if it is stamped.
+    parts: PartTimes,
 }
 
 /// Who carries packets through a probe.
@@ -200,6 +209,7 @@ impl Probe {
         inner.filter = filter.map(|filter| Guarded::new(filter, config.budget));
         inner.failure = None;
         inner.config = config;
+        inner.begin_account();
         inner.changes += 1;
         if !watching && inner.filter.is_some() {
             // Afresh: what passed unseen must not look like a gap.
@@ -305,26 +315,6 @@ impl Probe {
     pub(crate) fn profile(&self) -> Profile {
         self.inner.lock().config.profile
     }
-
-    /// Stalls counted since watching began.
-    pub(crate) fn stall_counts(&self) -> StallCounts {
-        self.inner
-            .lock()
-            .watcher
-            .as_ref()
-            .map(StallWatcher::counts)
-            .unwrap_or_default()
-    }
-
-    /// The most recent stalls.
-    pub(crate) fn stalls(&self) -> Vec<Stall> {
-        self.inner
-            .lock()
-            .watcher
-            .as_ref()
-            .map(|watcher| watcher.recent().cloned().collect())
-            .unwrap_or_default()
-    }
 }
 
 /// The side on which a packet enters a probe.
@@ -409,6 +399,7 @@ impl Inner {
         match action {
             Action::Forward(id) => {
                 if let Some((packet, direction)) = find(*id) {
+                    self.account.forwarded(&packet, direction);
                     self.leave(now, direction, packet, passed, carrier);
                 }
             }
@@ -421,6 +412,8 @@ impl Inner {
                         octets,
                         origin: carrier.lane,
                         since: now,
+                        waited: 0,
+                        parts: self.account.so_far(&packet),
                     };
                     self.held.insert(*id, held);
                 }
@@ -454,6 +447,7 @@ impl Inner {
 
     fn resume(&mut self, now: Instant, held: Held, passed: &mut Passed, carrier: &mut Carrier<'_>) {
         let mut packet = held.packet;
+        self.account.released(&packet, held.direction, &held.parts);
         packet.octets = carrier.arena.adopt(held.octets);
         self.leave(now, held.direction, packet, passed, carrier);
     }
@@ -463,7 +457,7 @@ impl Inner {
             return;
         }
         for mut held in self.outboxes.remove(&carrier.lane).unwrap_or_default() {
-            held.packet.times.hold += now.since(held.since);
+            held.let_go(now);
             self.resume(now, held, passed, carrier);
         }
     }
@@ -471,15 +465,18 @@ impl Inner {
     /// Moves all held packets to their origins' outboxes, in the order that the filter gives.
     fn drain(&mut self, now: Instant) {
         let mut actions = std::mem::take(&mut self.actions);
-        // Should it panic, all that is held is let go all the same.
-        self.attempt(&mut actions, |filter, actions| filter.drain(actions));
+        // Should it panic, all that is held is let go all the same. What is due goes first, and the filter knows the time then.
+        self.attempt(&mut actions, |filter, actions| {
+            filter.expire(now, actions);
+            filter.drain(actions);
+        });
         self.carry_out(now, &mut actions, None, &mut Passed::default(), None);
         self.actions = actions;
         // A filter that forgot some breaks its contract; its frames still must not be lost.
         let mut forgotten: Vec<(FrameId, Held)> = self.held.drain().collect();
         forgotten.sort_by_key(|(id, _)| *id);
         for (_, mut held) in forgotten {
-            held.packet.times.hold += now.since(held.since);
+            held.let_go(now);
             self.outbox(held);
         }
     }
@@ -511,6 +508,7 @@ impl Inner {
                 meta,
                 offloads: Offloads::default(),
                 octets,
+                times: Times::default(),
                 ..*packet
             };
             self.leave(now, towards, reset, passed, carrier);

@@ -3,6 +3,7 @@
 //! Workers never wait for any of this. The port table is replaced as a whole; a worker takes the new one between two
 //! rounds of its loop, and a removed port is closed only after every worker has done so.
 
+mod attribution;
 pub(crate) mod filter;
 
 use std::sync::Arc;
@@ -11,15 +12,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use introspection::Instant;
+use introspection::flow::{FlowCost, TopFlows};
 use introspection::stage::StageHistograms;
 use introspection::stall::Stall;
 use parking_lot::Mutex;
 
+use crate::attribution::{FLOWS, Prices};
 use crate::capture::{self, CaptureOptions, CaptureReader};
 use crate::clock;
 use crate::control::{
-    ControlError, FilterConfig, FilterInfo, LearnedMac, PortConfig, PortInfo, PortKind, PortStats,
-    SwitchConfig, SwitchStats, VlanMode, WorkerConfig, is_port_name, mac_of_name,
+    Attribution, ControlError, FilterConfig, FilterInfo, LearnedMac, PortConfig, PortInfo, PortKind,
+    PortStats, SwitchConfig, SwitchStats, VlanMode, WorkerConfig, is_port_name, mac_of_name,
 };
 use crate::counters::PortCounters;
 use crate::egress::{self, Backlog};
@@ -63,6 +66,7 @@ pub(crate) struct Shared {
     pub(crate) forwarding: ForwardingTable,
     pub(crate) workers: Vec<Arc<WorkerHandle>>,
     pub(crate) stop: AtomicBool,
+    attribution: Mutex<Attribution>,
 }
 
 /// All ports, by [`PortId`].
@@ -88,6 +92,10 @@ pub(crate) struct Port {
     pub(crate) has_backlog: AtomicBool,
     pub(crate) probe: Probe,
     pub(crate) stages: Mutex<StageHistograms>,
+    /// The flows of its guest that stayed longest in the switch, all frames taken together.
+    pub(crate) flows: Mutex<TopFlows<FlowCost>>,
+    /// Frames that its guest had sent when stages and flows were last started anew.
+    stages_since: AtomicU64,
     /// One for each of the backend's queues; the first one's worker also sees to what concerns the port as a whole. After
     /// them that of its VM queue, unless it is an uplink itself.
     pub(crate) lanes: Vec<Arc<Lane>>,
@@ -122,6 +130,8 @@ impl PortTable {
 impl Shared {
     /// What a switch with these workers shares; the workers do not run yet.
     pub(crate) fn new(config: &SwitchConfig) -> Result<Self, ControlError> {
+        // Before anybody is in a hurry.
+        Prices::get();
         let default = [WorkerConfig::default()];
         let configs = if config.workers.is_empty() {
             &default[..]
@@ -145,6 +155,7 @@ impl Shared {
             }),
             workers,
             stop: AtomicBool::new(false),
+            attribution: Mutex::default(),
         })
     }
 
@@ -376,7 +387,10 @@ impl Switch {
                 counters: port.counters.snapshot(),
                 backlog: egress::backlog_len(port) as u64,
                 stages: stages.summary(),
+                stages_of: port.frames_since_reset(),
+                filter: port.probe.cost(),
                 stalls: port.probe.stall_counts(),
+                stall_causes: port.probe.stall_summary(),
             }
         };
         let table = self.shared.table();
@@ -385,13 +399,8 @@ impl Switch {
             queues: rebalance::queue_stats(&table),
             workers: self.shared.workers.iter().map(|worker| worker.stats()).collect(),
             learned: self.shared.forwarding.len(),
+            attribution: self.shared.attribution_stats(&table),
         }
-    }
-
-    /// Starts a port's stage histograms anew.
-    pub fn reset_stages(&self, port: &str) -> Result<(), ControlError> {
-        self.shared.table().named(port)?.stages.lock().reset();
-        Ok(())
     }
 
     /// Watches both sides of a port's filter for stalls, counting from zero, or stops watching. A filter that is on is
@@ -491,6 +500,8 @@ impl Port {
             has_backlog: AtomicBool::new(false),
             probe: Probe::new(&config.name),
             stages: Mutex::new(StageHistograms::new()),
+            flows: Mutex::new(TopFlows::new(FLOWS)),
+            stages_since: AtomicU64::new(0),
             lanes,
             first_frame: AtomicU64::new(0),
             made: clock::now(),

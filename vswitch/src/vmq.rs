@@ -100,8 +100,10 @@ impl VmQueue {
             octets += sorted.octets.len();
             let mut packet = sorted.packet;
             let waited = now.since(sorted.since);
-            packet.times.wait.0 += waited;
-            packet.times.parse.0 += waited;
+            if packet.times.is_stamped() {
+                packet.times.wait.0 += waited;
+                packet.times.parse.0 += waited;
+            }
             packet.octets = arena.adopt(sorted.octets);
             packets.push(packet);
         }

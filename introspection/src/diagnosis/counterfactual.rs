@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::finding::{Cause, Finding, Part};
 use super::habits::Habits;
-use super::judge::{self, Limits, opposite};
+use super::judge::{self, opposite};
+use super::limits::Limits;
 use super::pairing::Crossing;
 use super::trace::span;
 use crate::Direction;

@@ -6,7 +6,8 @@ use offload::TcpFlags;
 
 use super::finding::{Cause, Exhibit, Finding, Part};
 use super::habits::Habits;
-use super::judge::{Draft, Limits, opposite};
+use super::judge::{Draft, opposite};
+use super::limits::Limits;
 use super::pairing::Crossing;
 use crate::flow::FlowKey;
 use crate::{Direction, Instant};

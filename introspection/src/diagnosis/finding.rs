@@ -58,6 +58,36 @@ impl Cause {
         }
     }
 
+    /// The cause as the end of a sentence that begins with "because".
+    pub const fn because(self) -> &'static str {
+        match self {
+            Self::NagleDelayedAck => {
+                "a sender kept a small segment back until an earlier one was acknowledged (Nagle), and its receiver delayed that ACK"
+            }
+            Self::DelayedAck => {
+                "a sender's next send waited for the acknowledgement of the last one, which its receiver delayed"
+            }
+            Self::FilterHold => "the filter kept a frame, or the acknowledgement that a sender waited for",
+            Self::FilterSerialised => {
+                "the filter let a frame go only after the one before it was acknowledged, and the receiver was entitled to delay \
+                 that ACK"
+            }
+            Self::Coalescing => {
+                "segments were merged on their way, so that their receiver counted too few to acknowledge at once"
+            }
+            Self::Retransmission => "a frame was lost, and the sender waited for its timer",
+            Self::ZeroWindow => "the receiver's window was closed",
+            Self::Unknown => {
+                "an acknowledgement came later than any policy entitles its sender to, and nothing that was seen says why"
+            }
+        }
+    }
+
+    /// Whether it is the filter that makes flows stand still.
+    pub const fn is_of_filter(self) -> bool {
+        matches!(self, Self::FilterHold | Self::FilterSerialised)
+    }
+
     /// What to do about it.
     pub const fn remedy(self) -> &'static str {
         match self {

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use offload::TcpFlags;
 
 use super::finding::Cause;
-use super::judge::{Draft, Limits, opposite};
+use super::judge::{Draft, opposite};
+use super::limits::Limits;
 use super::pairing::Crossing;
 use crate::Direction;
 use crate::seq::before;

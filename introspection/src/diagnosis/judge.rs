@@ -7,8 +7,8 @@ use offload::TcpFlags;
 use super::evidence::{Told, alike, bases};
 use super::finding::{Cause, Finding, Part};
 use super::habits::{Habits, settle};
+use super::limits::Limits;
 use super::pairing::Crossing;
-use super::trace::DiagnosisOptions;
 use crate::Direction;
 use crate::flow::FlowKey;
 use crate::seq::{before, later};
@@ -20,42 +20,6 @@ const GAPS: usize = 65_536;
 
 /// Frames behind an acknowledgement that are looked at.
 const LOOK: usize = 64;
-
-/// What tells a stall, in nanoseconds and octets.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) threshold: u64,
-    pub(super) prompt: u64,
-    mss: Option<u16>,
-    pub(super) two_taps: bool,
-}
-
-impl Limits {
-    pub(super) fn new(options: &DiagnosisOptions, mss: Option<u16>, two_taps: bool) -> Self {
-        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        Self {
-            threshold: nanos(options.threshold),
-            prompt: nanos(options.prompt),
-            mss,
-            two_taps,
-        }
-    }
-
-    /// The size of a full segment: as announced, as far as frames of that size were seen.
-    pub(super) fn full(&self, crossings: &[Crossing]) -> u32 {
-        /// Larger frames are large sends.
-        const JUMBO: u32 = 9_000;
-        /// What remains of 1,500 octets below any usual headers and tunnels.
-        const USUAL: u32 = 1_300;
-        let sizes = crossings.iter().map(|frame| frame.payload);
-        let longest = sizes.filter(|size| *size <= JUMBO).max().unwrap_or(0);
-        match self.mss {
-            // Options, time stamps among them, take up to 40 octets of each segment (RFC 9293, 3.7.1).
-            Some(mss) => u32::from(mss).min(longest.max(u32::from(mss).saturating_sub(40))),
-            None => longest.max(USUAL),
-        }
-    }
-}
 
 /// What an acknowledgement told its receiver's end of the trace.
 #[derive(Clone, Copy, Debug)]
@@ -115,13 +79,17 @@ struct Side {
     widest: u16,
 }
 
+/// Whether a window is too small for a segment, beside the widest that was seen: its scale need not be known for that.
+pub(super) const fn is_closed(window: u16, widest: u16) -> bool {
+    window <= widest / 16
+}
+
 impl Side {
     /// A window comes to the sender: since when and by what frame the one that it opens was closed, and whether it is wider than
-    /// the last one. A window that is small beside what it can be is too small for a segment, and counts as closed: its scale
-    /// need not be known for that.
+    /// the last one.
     fn see_window(&mut self, window: u16, at: u64, index: usize) -> (Option<(u64, usize)>, bool) {
         let grows = window > self.window;
-        let opens = if window <= self.widest / 16 {
+        let opens = if is_closed(window, self.widest) {
             self.closed.get_or_insert((at, index));
             None
         } else {
@@ -165,7 +133,13 @@ pub(super) fn judge(flow: FlowKey, crossings: &[Crossing], limits: Limits) -> Ve
         limits,
         habits: Habits::of(crossings, full),
         full,
-        sides: [Side::default(), Side::default()],
+        sides: limits
+            .before
+            .map_or([0; 2], |before| before.widest)
+            .map(|widest| Side {
+                widest,
+                ..Side::default()
+            }),
         answers: vec![None; crossings.len()],
         late: [0; 2],
         drafts: Vec::new(),
@@ -236,7 +210,11 @@ impl Judge<'_> {
         side.sent = Some(side.sent.map_or(frame.end(), |sent| later(sent, frame.end())));
         side.last_in = frame.entered;
         side.last_payload = frame.payload;
-        if frame.left.is_some_and(|left| left > frame.entered) && side.inside.len() < MEMORY {
+        // What has not left yet may still do so where the trace goes on.
+        let inside = frame
+            .left
+            .map_or(self.limits.before.is_some(), |left| left > frame.entered);
+        if inside && side.inside.len() < MEMORY {
             side.inside.push_back(index);
         }
     }
@@ -509,6 +487,10 @@ impl Judge<'_> {
             return;
         }
         let first = side.delivered.iter().find(|other| covers(other)).copied();
+        if first.is_none() && self.limits.before.is_some() {
+            // It was sent too long ago to be remembered, or the filter still has it.
+            return;
+        }
         let mut parts: Vec<_> = first.map(|data| (data, Part::Data)).into_iter().collect();
         parts.push((index, Part::Repetition));
         self.tell(

@@ -1,8 +1,9 @@
 //! Which gaps of a recorded trace some policy caused, whose policy that was, and what to do about it.
 //!
 //! A [`Trace`] takes the TCP frames of a capture, seen at one tap or at two with a filter between them, and judges each
-//! connection as a whole. That is what [`crate::stall::StallWatcher`], which sees a frame and forgets it, cannot do: a
-//! habit of an end (it sends small segments regardless, it answers what waits) is known before its first gap is judged.
+//! connection as a whole: a habit of an end (it sends small segments regardless, it answers what waits) is known before its
+//! first gap is judged. [`crate::stall::StallWatcher`], which remembers a few frames of each connection, has those judged in
+//! the same way.
 //!
 //! What a finding rests on:
 //! - a frame's time between the taps tells what the filter held, and what came just before it left tells why;
@@ -19,12 +20,15 @@ mod evidence;
 mod finding;
 mod habits;
 mod judge;
+mod limits;
 mod pairing;
 mod trace;
+mod window;
 
 pub use counterfactual::{ASSUMPTIONS, Counterfactual};
 pub use finding::{Cause, Exhibit, Finding, Part};
 pub use trace::{DiagnosisOptions, FlowDiagnosis, Tap, Trace, TraceFrame};
+pub(crate) use window::Window;
 
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use offload::{FrameMeta, TcpFlags};
+use offload::{FrameMeta, TcpFlags, TcpMeta};
 use serde::{Deserialize, Serialize};
 
 use super::counterfactual::{self, Counterfactual};
 use super::finding::Finding;
 use super::judge;
+use super::limits::Limits;
 use super::pairing::{Crossing, pair};
 use crate::flow::FlowKey;
 use crate::{Direction, Instant};
@@ -99,6 +100,22 @@ pub(super) struct Seen {
     pub(super) flags: TcpFlags,
 }
 
+impl Seen {
+    pub(super) fn of(number: u64, at: Instant, tap: Tap, direction: Direction, tcp: &TcpMeta) -> Self {
+        Self {
+            number,
+            at: at.0,
+            tap,
+            direction,
+            seq: tcp.seq,
+            payload: tcp.payload_len,
+            ack: if tcp.flags.any(TcpFlags::ACK) { tcp.ack } else { 0 },
+            window: tcp.window,
+            flags: tcp.flags,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Connection {
     pub(super) frames: Vec<Seen>,
@@ -137,17 +154,7 @@ impl Trace {
             self.left_out += 1;
             return;
         }
-        let seen = Seen {
-            number: frame.number,
-            at: frame.at.0,
-            tap: frame.tap,
-            direction,
-            seq: tcp.seq,
-            payload: tcp.payload_len,
-            ack: if tcp.flags.any(TcpFlags::ACK) { tcp.ack } else { 0 },
-            window: tcp.window,
-            flags: tcp.flags,
-        };
+        let seen = Seen::of(frame.number, frame.at, frame.tap, direction, tcp);
         let full = self.connections >= self.options.connections;
         if full && !self.flows.contains_key(&key) {
             self.left_out += 1;
@@ -191,6 +198,14 @@ impl Trace {
 }
 
 impl Connection {
+    /// One of which nothing but these frames is known.
+    pub(super) fn of(frames: Vec<Seen>) -> Self {
+        Self {
+            frames,
+            ..Self::default()
+        }
+    }
+
     /// Whether a frame begins another connection between the same ends.
     fn is_over_for(&self, seen: &Seen) -> bool {
         let known = self.syn.get(seen.direction as usize).copied().flatten();
@@ -215,7 +230,7 @@ impl Connection {
 
 fn diagnose(flow: FlowKey, connection: &Connection, options: &DiagnosisOptions) -> FlowDiagnosis {
     let (crossings, two_taps) = pair(connection);
-    let limits = judge::Limits::new(options, connection.mss, two_taps);
+    let limits = Limits::new(options, connection.mss, two_taps);
     let findings = judge::judge(flow, &crossings, limits);
     let without_filter = two_taps.then(|| counterfactual::replay(flow, &crossings, &findings, limits));
     let payload = |direction| {

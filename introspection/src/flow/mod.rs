@@ -2,6 +2,8 @@
 
 mod key;
 mod table;
+mod top;
 
 pub use key::{Endpoint, FlowKey};
 pub use table::{Activity, Evicted, FlowTable, Slot};
+pub use top::{Cost, FlowCost, TopFlow, TopFlows};

@@ -1,11 +1,15 @@
 //! Where a frame's time in the switch goes.
 
+mod filter;
 mod histograms;
+mod series;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Instant;
-pub use histograms::{Distribution, StageDistributions, StageHistograms, StageSummary};
+pub use filter::{FilterHistograms, FilterStages, PartStages, PartTime, PartTimes};
+pub use histograms::{StageDistributions, StageHistograms, StageSummary};
+pub use series::Distribution;
 
 /// The steps that a frame's residence time is split into, in the order in which a frame meets them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -151,6 +151,11 @@ impl Lane {
         self.base.is_some_and(|base| base != syn.seq)
     }
 
+    /// Whether data is on its way, or not acknowledged.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.delivered.is_empty() || self.inside.iter().any(|inside| inside.len > 0)
+    }
+
     pub(super) fn path(&self) -> u64 {
         self.path.unwrap_or(0)
     }

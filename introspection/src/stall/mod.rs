@@ -9,8 +9,13 @@
 //!
 //! A stretch in which neither end had anything to send is think time and no stall: a late acknowledgement is one only if
 //! payload that had waited for it follows at once.
+//!
+//! A flow that stood still is then judged once more, by what it did last and in the way of [`crate::diagnosis`], which
+//! tells more causes apart: [`StallWatcher::summary`].
 
+mod cause;
 mod lane;
+mod review;
 mod watcher;
 
 use core::fmt;
@@ -18,8 +23,10 @@ use core::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diagnosis::Cause;
 use crate::flow::FlowKey;
 use crate::{Direction, Instant};
+pub use cause::{CauseTable, FlowStalls, Gaps, StallSummary};
 pub use watcher::{StallOptions, StallWatcher};
 
 /// A side of a port's filter.
@@ -130,6 +137,9 @@ pub struct Stall {
     pub flow: FlowKey,
     /// Why it stood still.
     pub cause: StallCause,
+    /// The same in the terms of the diagnosis, once that has judged it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Cause>,
     /// From when on something waited.
     pub start: Instant,
     /// When what it waited for came.

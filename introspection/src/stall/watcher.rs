@@ -6,8 +6,10 @@ use std::time::Duration;
 use offload::{FrameMeta, TcpFlags, TcpMeta};
 
 use super::lane::{Finding, Lane, Limits, Sighting};
-use super::{Point, Stall, StallCounts, StallTotals};
-use crate::flow::{Activity, FlowKey, FlowTable, Slot};
+use super::review::{Recent, Review};
+use super::{FlowStalls, Point, Stall, StallCounts, StallSummary, StallTotals};
+use crate::diagnosis::{DiagnosisOptions, Tap};
+use crate::flow::{Activity, FlowKey, FlowTable, Slot, TopFlows};
 use crate::{Direction, Instant};
 
 /// How a watcher tells a stall, and how much it remembers.
@@ -18,7 +20,7 @@ pub struct StallOptions {
     pub threshold: Duration,
     /// What follows an acknowledgement within this time, and the path, is taken to have waited for it.
     pub prompt: Duration,
-    /// Flows watched at most; each takes up to 5 KiB.
+    /// Flows watched at most; each takes up to 16 KiB.
     pub flows: usize,
     /// Stalls kept at most; older ones are only counted.
     pub recent: usize,
@@ -39,6 +41,7 @@ impl Default for StallOptions {
 struct Connection {
     tx: Lane,
     rx: Lane,
+    last: Recent,
 }
 
 impl Connection {
@@ -64,6 +67,7 @@ pub struct StallWatcher {
     keep: usize,
     counts: StallCounts,
     totals: StallTotals,
+    review: Review,
 }
 
 impl Default for StallWatcher {
@@ -87,6 +91,11 @@ impl StallWatcher {
             keep: options.recent,
             counts: StallCounts::default(),
             totals: StallTotals::default(),
+            review: Review::new(DiagnosisOptions {
+                threshold: options.threshold,
+                prompt: options.prompt,
+                ..DiagnosisOptions::default()
+            }),
         }
     }
 
@@ -104,13 +113,56 @@ impl StallWatcher {
         let Some(connection) = self.flows.get_mut(slot) else {
             return;
         };
-        let finding = if point == Point::entry(direction) {
-            connection.entered(direction, &frame, self.limits)
-        } else {
+        let waits = connection.tx.is_waiting() || connection.rx.is_waiting();
+        let told = self.recent.iter_mut();
+        self.review
+            .wake(self.clock, key, &mut connection.last, waits, told);
+        let arrives = point == Point::exit(direction);
+        let finding = if arrives {
             connection.left(direction, &frame, self.limits)
+        } else {
+            connection.entered(direction, &frame, self.limits)
         };
+        let opened = connection.remember(self.clock, point, direction, tcp);
+        if let Some(since) = opened.filter(|since| self.clock.since(*since) > self.limits.threshold) {
+            self.review
+                .open(self.clock, key, &mut connection.last, since, None);
+        }
+        if let Some(finding) = &finding {
+            let gap = (finding.cause, finding.end.since(finding.start));
+            self.review
+                .open(self.clock, key, &mut connection.last, finding.start, Some(gap));
+        }
+        let due = connection.last.is_due();
         if let Some(finding) = finding {
             self.tell(slot, key, &finding);
+        }
+        if due {
+            self.judge(slot, key);
+        }
+        self.settle(self.clock, 1);
+    }
+
+    /// Judges up to `limit` of the flows that stood still some time before `now`. Frames have this done as they come.
+    pub fn settle(&mut self, now: Instant, limit: usize) {
+        self.clock = self.clock.max(now);
+        for _ in 0..limit {
+            let Some(flow) = self.review.due(self.clock) else {
+                return;
+            };
+            let slot = self.flows.find(&flow);
+            if let Some(connection) = slot.and_then(|slot| self.flows.get_mut(slot)) {
+                let told = self.recent.iter_mut();
+                self.review
+                    .judge_due(self.clock, flow, &mut connection.last, told);
+            }
+        }
+    }
+
+    fn judge(&mut self, slot: Slot, flow: FlowKey) {
+        if let Some(connection) = self.flows.get_mut(slot) {
+            self.review
+                .judge(self.clock, flow, &mut connection.last, self.recent.iter_mut());
         }
     }
 
@@ -130,6 +182,16 @@ impl StallWatcher {
         self.totals
     }
 
+    /// Stalls by the causes that the diagnosis tells apart.
+    pub const fn summary(&self) -> StallSummary {
+        self.review.summary
+    }
+
+    /// The flows that stood still for longest.
+    pub const fn stalled_flows(&self) -> &TopFlows<FlowStalls> {
+        &self.review.flows
+    }
+
     /// The most recent stalls, oldest first.
     pub fn recent(&self) -> impl Iterator<Item = &Stall> {
         self.recent.iter()
@@ -147,6 +209,7 @@ impl StallWatcher {
         let connection = Connection {
             tx: Lane::new(Direction::Tx),
             rx: Lane::new(Direction::Rx),
+            last: Recent::default(),
         };
         self.flows.insert(self.clock, key, connection, |_| {})
     }
@@ -183,6 +246,7 @@ impl StallWatcher {
         self.recent.push_back(Stall {
             flow,
             cause: finding.cause,
+            detail: None,
             start: finding.start,
             end: finding.end,
             gap_ns,
@@ -215,6 +279,31 @@ impl Connection {
         }
         let there = back.path();
         forth.entered(frame, there, limits)
+    }
+
+    /// Keeps a frame for the diagnosis. Since when a window was closed that the frame opens for who receives it.
+    fn remember(
+        &mut self,
+        at: Instant,
+        point: Point,
+        direction: Direction,
+        tcp: &TcpMeta,
+    ) -> Option<Instant> {
+        let begins = tcp.flags.any(TcpFlags::SYN) && !tcp.flags.any(TcpFlags::ACK);
+        let arrives = point == Point::exit(direction);
+        if begins && !arrives {
+            self.last.window.clear();
+        }
+        let tap = match point {
+            Point::Near => Tap::First,
+            Point::Far => Tap::Second,
+        };
+        self.last.window.add(at, tap, direction, tcp);
+        let tells = tcp.flags.any(TcpFlags::ACK) && !tcp.flags.any(TcpFlags::SYN | TcpFlags::RST);
+        if arrives && tells {
+            return self.last.window.see_window(at, direction, tcp.window);
+        }
+        None
     }
 
     fn left(&mut self, direction: Direction, frame: &Sighting, limits: Limits) -> Option<Finding> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use introspection::diagnosis::{DiagnosisOptions, FlowDiagnosis, Trace};
+use introspection::stall::CauseTable;
 use introspection::{FilterOptions, Profile, build};
 
 use super::endpoint::{Endpoint, MS, MSS, Policy, Step, US};
@@ -20,6 +21,8 @@ pub(crate) struct Outcome {
     pub(crate) duration: u64,
     /// Times in which an application thought for longer than a stall's least.
     pub(crate) thoughts: u64,
+    /// What a watcher said while it ran.
+    pub(crate) live: CauseTable,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +97,7 @@ pub(crate) fn simulate(seed: u64, with_filter: bool) -> Outcome {
         name,
         has_filter,
         duration,
+        live: world.watch(),
         truths: world.truths,
         diagnosis: trace.judge().into_iter().next(),
         thoughts,

@@ -3,8 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use introspection::Instant;
 use introspection::diagnosis::{Cause, Tap, Trace, TraceFrame};
+use introspection::stall::{CauseTable, Point, StallWatcher};
+use introspection::{Direction, Instant};
 
 use super::endpoint::{Block, Endpoint, MS, MSS, Packet, Provenance, Step};
 use super::middle::{Kept, Middle, Way};
@@ -542,6 +543,22 @@ impl World {
                 end.closed_since.get_or_insert(now);
             }
         }
+    }
+
+    /// What a watcher of the port says of it.
+    pub(crate) fn watch(&self) -> CauseTable {
+        let mut watcher = StallWatcher::default();
+        for (at, place, packet) in &self.rows {
+            let (point, direction) = match place {
+                0 => (Point::Near, Direction::Tx),
+                1 => (Point::Far, Direction::Rx),
+                2 => (Point::Far, Direction::Tx),
+                _ => (Point::Near, Direction::Rx),
+            };
+            watcher.observe(Instant(*at), point, direction, &meta(packet));
+        }
+        watcher.settle(Instant(u64::MAX), usize::MAX);
+        watcher.summary().causes
     }
 
     /// The trace as it would have been captured at these taps.

@@ -56,6 +56,15 @@ impl FilterConfig {
         std::iter::once(first).chain(self.then.iter().copied()).collect()
     }
 
+    /// The names of the parts that see frames, in their order.
+    pub(crate) fn parts(&self) -> Vec<String> {
+        let parts = self.stages().into_iter();
+        parts
+            .filter(|part| part.profile != Profile::Off)
+            .map(|part| part.to_string())
+            .collect()
+    }
+
     /// Whether the other is the same filter with, perhaps, other rules.
     pub(crate) fn differs_in_rules_only(&self, other: &Self) -> bool {
         let with = Self {

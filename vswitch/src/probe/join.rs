@@ -17,7 +17,7 @@ impl Inner {
     ) -> bool {
         let mut run = std::mem::take(&mut self.run);
         for held in &mut run {
-            held.packet.times.hold += now.since(held.since);
+            held.let_go(now);
         }
         let mut others = false;
         if run.len() > 1
@@ -46,7 +46,10 @@ impl Inner {
         passed: &mut Passed,
         carrier: &mut Carrier<'_>,
     ) {
-        let Some((first, direction)) = run.first().map(|held| (held.packet, held.direction)) else {
+        let Some((first, direction, parts)) = run
+            .first_mut()
+            .map(|held| (held.packet, held.direction, std::mem::take(&mut held.parts)))
+        else {
             return;
         };
         let mut coalescer = self.joiner.take().unwrap_or_else(|| Box::new(Coalescer::new(1)));
@@ -72,6 +75,7 @@ impl Inner {
             carrier.arena.adopt(held.octets);
         }
         for packet in made {
+            self.account.released(&packet, direction, &parts);
             self.leave(now, direction, packet, passed, carrier);
         }
     }

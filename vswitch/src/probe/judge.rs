@@ -25,12 +25,16 @@ impl Inner {
         for packet in packets.iter_mut() {
             packet.times.filter += spent;
         }
+        let usable = self.filter.as_ref().filter(|_| !is_panic(failure.as_ref()));
+        let parts = usable.and_then(|filter| filter.get().parts());
+        self.account.judged(spent, parts.map_or(&[], |work| &work.judged));
         let batch = Batch {
             first,
             direction,
             packets,
         };
         let others = self.carry_out(now, &mut actions, Some(&batch), passed, Some(carrier));
+        self.account.settle();
         packets.clear();
         self.actions = actions;
         self.take_out(now, failure) || others
@@ -70,7 +74,11 @@ impl Inner {
                 break;
             }
         }
-        let failure = self.attempt(actions, |filter, actions| filter.inspect(now, &frames, actions));
+        let stamped = packets.iter().any(|packet| packet.times.is_stamped());
+        let failure = self.attempt(actions, |filter, actions| {
+            filter.measure(stamped.then_some(clock::now));
+            filter.inspect(now, &frames, actions);
+        });
         fail_open(first, frames.len(), actions);
         failure
     }
@@ -86,7 +94,7 @@ impl Inner {
             .as_mut()?
             .attempt(|filter| work(filter, actions))
             .err();
-        if matches!(failure, Some(Failure::Panicked(_))) {
+        if is_panic(failure.as_ref()) {
             actions.clear();
             let mut held: Vec<FrameId> = self.held.keys().copied().collect();
             held.sort_unstable();
@@ -94,6 +102,8 @@ impl Inner {
                 held.into_iter()
                     .map(|id| Action::Release(id, ReleaseCause::Drained)),
             );
+        } else {
+            self.credit_holds();
         }
         failure
     }
@@ -119,6 +129,10 @@ impl Inner {
         }
         true
     }
+}
+
+const fn is_panic(failure: Option<&Failure>) -> bool {
+    matches!(failure, Some(Failure::Panicked(_)))
 }
 
 /// Packets shown to a filter together, and the name of the first.

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use introspection::{Direction, Instant};
 use offload::{Link, Offloads};
 
+use crate::attribution::{Pick, Sampler};
 use crate::clock;
 use crate::counters::{DropReason, PortCounters};
 use crate::egress::{self, Scratch};
@@ -21,6 +22,17 @@ use super::recent::Recent;
 use super::rsc::Rsc;
 use super::seconds;
 use super::stamps::StampLog;
+
+/// Which of the packets in hand are stamped.
+#[derive(Clone, Copy, Debug)]
+enum Stamping {
+    /// None.
+    Nothing,
+    /// All, and they passed all stages together.
+    All,
+    /// It has to be looked at each.
+    Each,
+}
 
 /// A worker's tools for carrying bursts; all of it is used again for each burst.
 pub(crate) struct Carriage {
@@ -47,8 +59,8 @@ pub(crate) struct Carriage {
     rsc: Rsc,
     touched: Vec<PortId>,
     recent: Recent,
-    /// The times of all packets in hand, if they passed all stages together.
-    together: Option<Times>,
+    stamping: Stamping,
+    pub(super) sampler: Sampler,
     backlog_began: bool,
     /// Nanoseconds spent on other lanes than the one whose frames are being carried.
     elsewhere: u64,
@@ -75,7 +87,8 @@ impl Carriage {
             rsc: Rsc::default(),
             touched: Vec::new(),
             recent: Recent::default(),
-            together: None,
+            stamping: Stamping::Each,
+            sampler: Sampler::default(),
             backlog_began: false,
             elsewhere: 0,
         }
@@ -84,6 +97,7 @@ impl Carriage {
     /// Uses this port table from now on.
     pub(crate) fn use_table(&mut self, table: Arc<PortTable>) {
         self.table = table;
+        self.sampler.set(self.shared.attribution());
     }
 
     /// Carries one burst of a port's lane. Returns how many frames its guest had sent.
@@ -101,13 +115,22 @@ impl Carriage {
         if frames == 0 {
             return 0;
         }
-        let times = Times {
-            start,
-            doorbell: begun,
-            wait: taken,
-            ..Times::default()
-        };
-        let count = self.parse(port, times);
+        let count = self.parse(port, taken);
+        let pick = self.sampler.pick(taken, count);
+        if pick != Pick::None {
+            let parsed = clock::now();
+            self.stamp(
+                pick,
+                count,
+                Times {
+                    start,
+                    doorbell: begun,
+                    wait: taken,
+                    parse: parsed,
+                    ..Times::default()
+                },
+            );
+        }
         let fresh = std::mem::take(&mut self.fresh);
         let packets = fresh.get(..count).unwrap_or(&[]);
         if port.probe.is_active() {
@@ -118,9 +141,13 @@ impl Carriage {
             self.forward(port.id, &passed);
             self.packets = passed;
         } else {
-            self.together = packets.first().map(|packet| packet.times);
+            self.stamping = match pick {
+                Pick::None => Stamping::Nothing,
+                Pick::All => Stamping::All,
+                Pick::Each { .. } => Stamping::Each,
+            };
             self.forward(port.id, packets);
-            self.together = None;
+            self.stamping = Stamping::Each;
         }
         self.fresh = fresh;
         self.finish(Some(port));
@@ -151,12 +178,12 @@ impl Carriage {
     }
 
     /// Judges the burst's headers; what may go on becomes packets, in the first places of `self.fresh`. Returns how many.
-    fn parse(&mut self, port: &Port, times: Times) -> usize {
+    fn parse(&mut self, port: &Port, taken: Instant) -> usize {
         let mut octets = 0;
         let mut count = 0;
         let deep = port.is_uplink || port.probe.is_active();
         let forwarding = &self.shared.forwarding;
-        self.recent.begin(forwarding, seconds(times.wait));
+        self.recent.begin(forwarding, seconds(taken));
         for (index, frame) in self.arena.burst.frames.iter().enumerate() {
             octets += u64::from(frame.len);
             let Some(packet) = self.fresh.get_mut(count) else {
@@ -166,7 +193,7 @@ impl Carriage {
                 Ok(()) => {
                     packet.ingress = port.id;
                     packet.octets = Octets::Burst(index as u16);
-                    packet.times = times;
+                    packet.times.parse = Instant(0);
                     self.recent
                         .learn(forwarding, packet.meta.src, packet.vlan, port.id);
                     count += 1;
@@ -176,14 +203,22 @@ impl Carriage {
         }
         PortCounters::add(&port.counters.tx_frames, self.arena.burst.frames.len() as u64);
         PortCounters::add(&port.counters.tx_octets, octets);
-        let parsed = clock::now();
-        for packet in self.fresh.iter_mut().take(count) {
-            packet.times.parse = parsed;
-        }
         if port.first_frame.load(Ordering::Relaxed) == 0 {
-            port.first_frame.store(parsed.0.max(1), Ordering::Relaxed);
+            port.first_frame.store(taken.0.max(1), Ordering::Relaxed);
         }
         count
+    }
+
+    /// Stamps packets of those that were just parsed.
+    fn stamp(&mut self, pick: Pick, count: usize, times: Times) {
+        let (first, step) = match pick {
+            Pick::None => return,
+            Pick::All => (0, 1),
+            Pick::Each { first, step } => (first, step),
+        };
+        for packet in self.fresh.iter_mut().take(count).skip(first).step_by(step) {
+            packet.times = times;
+        }
     }
 
     /// Shows `self.packets`, which its guest sent, to a port's probe; what leaves towards the switch takes their place, and what it lets go
@@ -229,8 +264,9 @@ impl Carriage {
             self.coalesce(port);
             self.deliver_group(port);
             self.forward_more();
+            self.conclude(None);
             queue.give_back(self.arena.disown());
-            self.finish(None);
+            self.arena.clear();
         }
         frames
     }
@@ -355,7 +391,7 @@ impl Carriage {
                 arena: &mut self.arena,
                 counters: &port.counters,
             };
-            let together = self.together.take();
+            let stamping = std::mem::replace(&mut self.stamping, Stamping::Each);
             let wakes = port
                 .probe
                 .pass(Direction::Rx, &mut group, &mut passed, &mut carrier);
@@ -363,7 +399,7 @@ impl Carriage {
             self.more
                 .extend(passed.tx.drain(..).map(|packet| (port.id, packet)));
             self.deliver(port, passed.rx.iter());
-            self.together = together;
+            self.stamping = stamping;
             passed.rx.clear();
             self.passed = passed;
         } else {
@@ -373,19 +409,21 @@ impl Carriage {
     }
 
     fn deliver<'p>(&mut self, port: &Port, packets: impl Iterator<Item = &'p Packet> + Clone) {
-        let Some(first) = packets.clone().next() else {
+        if packets.clone().next().is_none() {
             return;
-        };
+        }
         if egress::deliver(port, packets.clone(), &self.arena, &mut self.scratch) {
             self.wake_servers(port);
         }
-        let now = clock::now();
-        match self.together {
-            Some(times) => {
-                let frames = packets.count() as u64;
-                self.stamps.copied_together(now, first.ingress, times, frames);
+        match self.stamping {
+            Stamping::Nothing => {}
+            Stamping::All => self.stamps.copied(clock::now(), packets),
+            Stamping::Each => {
+                let mut stamped = packets.filter(|packet| packet.times.is_stamped()).peekable();
+                if stamped.peek().is_some() {
+                    self.stamps.copied(clock::now(), stamped);
+                }
             }
-            None => self.stamps.copied(now, packets),
         }
         if !self.touched.contains(&port.id) {
             self.touched.push(port.id);
@@ -461,8 +499,14 @@ impl Carriage {
         }
     }
 
-    /// Hands the sender its buffers back, notifies each receiver once, and records the stamps.
+    /// Hands the sender its buffers back, notifies each receiver once, records the stamps, and lets go of the packets.
     fn finish(&mut self, sender: Option<&Port>) {
+        self.conclude(sender);
+        self.arena.clear();
+    }
+
+    /// The same, but for the packets' octets.
+    fn conclude(&mut self, sender: Option<&Port>) {
         if let Some(sender) = sender {
             sender.backend.complete(self.lane.queue, &self.arena.burst);
         }
@@ -471,8 +515,11 @@ impl Carriage {
                 port.backend.notify();
             }
         }
-        self.stamps.notified(clock::now(), &self.table);
-        self.arena.clear();
+        if !self.stamps.is_empty() {
+            let now = clock::now();
+            self.stamps.notified(now, &self.table, &self.arena);
+            self.sampler.recorded(now);
+        }
     }
 
     /// Wakes whom a probe left something to do.

@@ -230,6 +230,11 @@ impl Worker {
         if carried > 0 {
             let own = taken.since(begun).saturating_sub(self.carriage.take_elsewhere());
             served.lane.meter.add(carried, own);
+            let attribution = self.carriage.sampler.take_spent();
+            if attribution > 0 {
+                let spent = &served.lane.meter.attribution;
+                spent.fetch_add(attribution, Ordering::Relaxed);
+            }
         }
         carried > 0
     }

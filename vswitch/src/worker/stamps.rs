@@ -1,9 +1,10 @@
 //! Stage stamps of the packets that a burst carried, until its receivers are notified.
 
-use introspection::Instant;
+use introspection::flow::{FlowCost, FlowKey};
 use introspection::stage::{Stage, Stamps};
+use introspection::{Direction, Instant};
 
-use crate::packet::{Packet, Times};
+use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
 use crate::switch::PortTable;
 
@@ -13,29 +14,37 @@ struct Entry {
     ingress: PortId,
     times: Times,
     copied: Instant,
-    frames: u64,
+    frames: usize,
+}
+
+/// What a packet's flow is told by, and how long it is.
+#[derive(Clone, Copy, Debug)]
+struct Frame {
+    octets: Octets,
+    len: u32,
 }
 
 /// Stamps of delivered packets that still lack their last one.
 #[derive(Debug, Default)]
 pub(crate) struct StampLog {
     entries: Vec<Entry>,
+    /// The packets of all entries, in their order.
+    frames: Vec<Frame>,
 }
 
 impl StampLog {
-    /// Notes packets that were just copied and passed all stages together.
-    pub(crate) fn copied_together(&mut self, at: Instant, ingress: PortId, times: Times, frames: u64) {
-        self.entries.push(Entry {
-            ingress,
-            times,
-            copied: at,
-            frames,
-        });
+    /// Whether there are none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// Notes packets that were just copied.
     pub(crate) fn copied<'p>(&mut self, at: Instant, packets: impl Iterator<Item = &'p Packet>) {
         for packet in packets {
+            self.frames.push(Frame {
+                octets: packet.octets,
+                len: packet.meta.frame_len,
+            });
             match self.entries.last_mut() {
                 Some(last)
                     if (last.ingress, last.times, last.copied) == (packet.ingress, packet.times, at) =>
@@ -53,12 +62,41 @@ impl StampLog {
     }
 
     /// Records all noted packets with their senders' ports: their receivers have now been notified.
-    pub(crate) fn notified(&mut self, at: Instant, table: &PortTable) {
+    pub(crate) fn notified(&mut self, at: Instant, table: &PortTable, arena: &Arena) {
+        let mut frames = self.frames.drain(..);
         for entry in self.entries.drain(..) {
-            if let Some(port) = table.get(entry.ingress) {
-                port.stages.lock().record(&entry.stamps(at), entry.frames);
+            let frames = frames.by_ref().take(entry.frames);
+            let Some(port) = table.get(entry.ingress) else {
+                frames.for_each(drop);
+                continue;
+            };
+            let stamps = entry.stamps(at);
+            port.stages.lock().record(&stamps, entry.frames as u64);
+            let took =
+                |stage: Stage, before: Stage| stamps.ends[stage as usize].since(stamps.ends[before as usize]);
+            let total_ns = at.since(stamps.start);
+            let cost = FlowCost {
+                frames: 1,
+                octets: 0,
+                total_ns,
+                filter_ns: took(Stage::Filter, Stage::Parse),
+                hold_ns: took(Stage::Hold, Stage::Filter),
+                longest_ns: total_ns,
+            };
+            let mut flows = port.flows.lock();
+            for frame in frames {
+                let octets = u64::from(frame.len);
+                flows.note(frame.flow(arena), &FlowCost { octets, ..cost });
             }
         }
+    }
+}
+
+impl Frame {
+    /// The flow, as the port sees it that the frame came by.
+    fn flow(&self, arena: &Arena) -> Option<FlowKey> {
+        let meta = offload::parse(arena.head(self.octets), self.len as usize).ok()?;
+        FlowKey::of(&meta, Direction::Tx)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Bursts through the switch, without threads: backends are queues, and each round is asked for.
 
+mod attribution;
 mod filters;
 mod frames;
 mod idle;
@@ -19,7 +20,9 @@ use proptest::prelude::*;
 use self::frames::{mac, tcp, udp};
 use super::burst::Carriage;
 use crate::clock;
-use crate::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, Uplink, VlanMode, WorkerConfig};
+use crate::control::{
+    Attribution, FilterConfig, PortConfig, PortKind, SwitchConfig, Uplink, VlanMode, WorkerConfig,
+};
 use crate::counters::DropReason;
 use crate::egress;
 use crate::frame::{BURST, Burst, Outgoing};
@@ -219,6 +222,14 @@ impl Bench {
             }
         }
         busy
+    }
+
+    fn attribution(&mut self, mode: Attribution) {
+        self.shared.set_attribution(mode);
+        let table = self.shared.table();
+        for worker in &mut self.workers {
+            worker.use_table(Arc::clone(&table));
+        }
     }
 
     fn filter(&self, port: usize, profile: Profile) {
@@ -477,6 +488,7 @@ fn a_filter_that_is_off_again_leaves_nothing_in_the_path() {
 #[test]
 fn stages_sum_to_the_residence_time() {
     let mut bench = Bench::new(1, &[access(0), access(0)]);
+    bench.attribution(Attribution::Full);
     bench.filter(0, Profile::Inspect);
     for n in 0..50 {
         bench.send(0, &tcp(1, 2, n, b"x"));

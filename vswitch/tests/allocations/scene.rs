@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use introspection::{Profile, Rule, RuleAction};
 use offload::VnetHeader;
 use vswitch::Switch;
-use vswitch::control::{FilterConfig, PortConfig, PortKind, SwitchConfig, WorkerConfig};
+use vswitch::control::{Attribution, FilterConfig, PortConfig, PortKind, SwitchConfig, WorkerConfig};
 use vswitch::ring::feature;
 use vswitch::ring::mock::Shape;
 
@@ -113,6 +113,8 @@ impl Scene {
             workers: vec![WorkerConfig::default(); case.workers],
         })
         .expect("the switch starts");
+        // The most that a frame can take.
+        switch.set_attribution(Attribution::Full);
         let guests = ["sender", "receiver"].map(|name| {
             let path = directory.path().join(name);
             let mut port = PortConfig::new(name, PortKind::VhostUser(path));

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use offload::VnetHeader;
 
 use super::{ALL, Bench, access, tcp, udp};
-use crate::control::Why;
+use crate::control::{Attribution, Why};
 use crate::counters::DropReason;
 use crate::port::Capabilities;
 use crate::rebalance;
@@ -93,6 +93,7 @@ fn a_worker_that_serves_both_lanes_delivers_at_once() {
 #[test]
 fn another_worker_delivers_what_is_sorted_to_its_vm_queue() {
     let (bench, mut workers) = uplink_and_guests(2);
+    bench.shared.set_attribution(Attribution::Full);
     place(&bench, 0, 0);
     place(&bench, 1, 1);
     place(&bench, 2, 0);
