@@ -58,6 +58,17 @@ pub enum Line<'a> {
         /// How long it took, in microseconds.
         us: u64,
     },
+    /// How the phase's open loop kept its schedule.
+    Load {
+        /// The phase.
+        phase: u32,
+        /// Requests that were due in it.
+        due: u64,
+        /// Responses that came before its end.
+        in_time: u64,
+        /// How late requests were written, all of them together, in nanoseconds.
+        late: u64,
+    },
     /// Summary of the phase's round-trip times, in nanoseconds.
     Rtt {
         /// The phase.
@@ -173,6 +184,12 @@ impl fmt::Display for Line<'_> {
                 transactions,
                 us,
             } => write!(f, "end phase={phase} transactions={transactions} us={us}"),
+            Self::Load {
+                phase,
+                due,
+                in_time,
+                late,
+            } => write!(f, "load phase={phase} due={due} in-time={in_time} late={late}"),
             Self::Rtt {
                 phase,
                 count,
@@ -231,7 +248,7 @@ impl<'a> Line<'a> {
             "begin" => Self::Begin {
                 phase: fields.small("phase")?,
             },
-            "end" | "rtt" | "hist" | "slow" => fields.measurement(word, fields.small("phase")?)?,
+            "end" | "load" | "rtt" | "hist" | "slow" => fields.measurement(word, fields.small("phase")?)?,
             "hash" => Self::Hash {
                 phase: fields.small("phase").ok(),
                 octets: fields.number("octets")?,
@@ -343,6 +360,12 @@ impl<'a> Fields<'a> {
                 transactions: self.number("transactions")?,
                 us: self.number("us")?,
             },
+            "load" => Line::Load {
+                phase,
+                due: self.number("due")?,
+                in_time: self.number("in-time")?,
+                late: self.number("late")?,
+            },
             "rtt" => Line::Rtt {
                 phase,
                 count: self.number("count")?,
@@ -389,6 +412,12 @@ mod tests {
                 phase,
                 transactions: 9,
                 us: 10,
+            },
+            Line::Load {
+                phase,
+                due: 9,
+                in_time: 8,
+                late: 7,
             },
             Line::Rtt {
                 phase,
