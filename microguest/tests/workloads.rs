@@ -118,7 +118,7 @@ fn an_open_loop_keeps_its_schedule_and_counts_from_when_requests_were_due() {
             );
             assert_eq!(phase.transactions, due);
             assert!(
-                due - in_time < 20 && phase.min >= 2 * LATENCY && phase.max < 3 * LATENCY,
+                due.abs_diff(in_time) < 20 && phase.min >= 2 * LATENCY && phase.max < 3 * LATENCY,
                 "{phase:?}"
             );
         }

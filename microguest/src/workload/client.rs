@@ -221,10 +221,10 @@ impl Client {
         if let Some(due) = answered {
             self.phases.transaction(due, now, sink);
         }
-        if let Some(end) = self.phases.end()
-            && open.is_settled(now, end)
+        if let Some(window) = self.phases.window()
+            && open.is_settled(now, window.1)
         {
-            let missed = open.end_phase(now, end);
+            let missed = open.end_phase(now, window);
             self.phases.finish_open(missed, now, sink);
             return Ok(Activity::Busy);
         }

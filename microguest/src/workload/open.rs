@@ -56,9 +56,10 @@ impl Schedule {
         self.next = self.next.max(now as f64);
     }
 
-    /// About how many requests are due from the next one on until `end`.
-    fn left_until(&self, end: u64) -> u64 {
-        ((end as f64 - self.next) / self.interval).max(0.0) as u64
+    /// About how many requests are due from the next one on within `window`.
+    fn left_in(&self, window: (u64, u64)) -> u64 {
+        let begin = self.next.max(window.0 as f64);
+        ((window.1 as f64 - begin) / self.interval).max(0.0) as u64
     }
 
     /// A value distributed exponentially with mean 1, by von Neumann's comparisons ("Various techniques used in connection with
@@ -185,9 +186,9 @@ impl OpenLoop {
         now >= end && (self.unanswered.is_empty() || now >= end + GRACE)
     }
 
-    /// Ends a phase: goes on with the schedule from now. Returns how many requests were due before `end` and not begun.
-    pub fn end_phase(&mut self, now: u64, end: u64) -> u64 {
-        let missed = self.schedule.left_until(end);
+    /// Ends a phase: goes on with the schedule from now. Returns how many requests were due in its window and not begun.
+    pub fn end_phase(&mut self, now: u64, window: (u64, u64)) -> u64 {
+        let missed = self.schedule.left_in(window);
         self.schedule.restart(now);
         missed
     }
@@ -305,7 +306,7 @@ mod tests {
             open.wrote(len);
         }
         assert_eq!(begun, MAX_UNANSWERED as u64);
-        let missed = open.end_phase(end, end);
+        let missed = open.end_phase(end, (0, end));
         assert!((9_998..=10_000).contains(&(begun + missed)), "{missed}");
         assert_eq!(open.schedule.due(), end);
     }

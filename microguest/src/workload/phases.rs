@@ -111,6 +111,9 @@ impl Phases {
 
     /// A transaction that began at `started` ended.
     pub fn transaction(&mut self, started: u64, now: u64, sink: Sink<'_>) {
+        if self.end().is_some_and(|end| now < end) {
+            self.load.in_time += 1;
+        }
         match &mut self.stage {
             Stage::WarmUp { left, .. } => {
                 *left -= 1;
@@ -120,9 +123,6 @@ impl Phases {
             }
             // What an open loop began in the instant of the start belongs to the warm-up.
             Stage::Measured { since } if started >= *since + u64::from(self.parameters.rate > 0) => {
-                if now < *since + u64::from(self.parameters.phase_ms) * 1_000_000 {
-                    self.load.in_time += 1;
-                }
                 self.record(now.saturating_sub(started));
                 if !self.ends_itself() && self.is_due(now) {
                     self.finish(now, sink);
@@ -140,6 +140,11 @@ impl Phases {
             self.load.due += 1;
             self.load.late += now.saturating_sub(due);
         }
+    }
+
+    /// From when on an open loop's requests belong to this measurement, and when they end.
+    pub fn window(&self) -> Option<(u64, u64)> {
+        self.end().map(|end| (end - self.length(), end))
     }
 
     /// When an open loop's requests of this measurement end.
