@@ -4,6 +4,7 @@
 //! `vswitch`, `introspection`, `offload` and `vmm`.
 
 pub mod agent;
+pub mod bench;
 pub mod capture;
 pub mod cli;
 pub mod config;

@@ -38,6 +38,15 @@ pub enum Go {
     Serial,
 }
 
+/// How the requests of an open loop are spaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spacing {
+    /// At equal distances.
+    Even,
+    /// As a Poisson process: distances are distributed exponentially.
+    Poisson,
+}
+
 /// What the command line says. [`Parameters::new`] has the defaults of everything else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameters {
@@ -73,6 +82,13 @@ pub struct Parameters {
     pub go: Go,
     /// `gap-us`: microseconds between transactions.
     pub gap_us: u32,
+    /// `rate`: requests a second of an open loop, sent on a schedule whatever becomes of those before; 0 for a closed loop, in
+    /// which a request waits for the response before it.
+    pub rate: u32,
+    /// `spacing`: the open loop's schedule.
+    pub spacing: Spacing,
+    /// `seed`: what a Poisson schedule is drawn from.
+    pub seed: u64,
     /// `tsc_khz`: frequency of the time-stamp counter; measured when absent.
     pub tsc_khz: Option<u32>,
     /// `poll`: spin instead of halting.
@@ -83,6 +99,8 @@ pub struct Parameters {
 
 /// Most octets of a request, a response or a record's last segment.
 pub const MAX_SIZE: u32 = 1 << 20;
+/// Most requests a second.
+pub const MAX_RATE: u32 = 1_000_000;
 /// Most segments of a record.
 pub const MAX_SEGMENTS: u32 = 15;
 
@@ -126,6 +144,9 @@ impl Parameters {
             min_transactions: 0,
             go: Go::Auto,
             gap_us: 0,
+            rate: 0,
+            spacing: Spacing::Poisson,
+            seed: 0,
             tsc_khz: None,
             poll: false,
             lso: false,
@@ -149,6 +170,9 @@ impl Parameters {
             "min-transactions" => self.min_transactions = number("min-transactions", value)?,
             "go" => self.go = Go::from_word(value)?,
             "gap-us" => self.gap_us = number("gap-us", value)?,
+            "rate" => self.rate = in_range("rate", value, 0, MAX_RATE)?,
+            "spacing" => self.spacing = Spacing::from_word(value)?,
+            "seed" => self.seed = number("seed", value)?,
             "tsc_khz" => self.tsc_khz = Some(in_range("tsc_khz", value, 1, u32::MAX)?),
             "poll" => self.poll = flag("poll", value)?,
             "lso" => self.lso = flag("lso", value)?,
@@ -196,6 +220,9 @@ impl FromStr for Parameters {
         if parameters.workload == Workload::Wwr && parameters.size < 2 {
             return Err(ParameterError::Invalid("size"));
         }
+        if parameters.rate > 0 && parameters.workload != Workload::Rr {
+            return Err(ParameterError::Invalid("rate"));
+        }
         Ok(parameters)
     }
 }
@@ -217,6 +244,11 @@ impl fmt::Display for Parameters {
         write!(f, "min-transactions={} go={} ", self.min_transactions, self.go)?;
         write!(f, "gap-us={} poll={} ", self.gap_us, u8::from(self.poll))?;
         write!(f, "lso={}", u8::from(self.lso))?;
+        write!(
+            f,
+            " rate={} spacing={} seed={}",
+            self.rate, self.spacing, self.seed
+        )?;
         self.tsc_khz.map_or(Ok(()), |khz| write!(f, " tsc_khz={khz}"))
     }
 }
@@ -258,6 +290,7 @@ words!(
     Records = "records",
     Stream = "stream"
 );
+words!(Spacing, "spacing", Even = "even", Poisson = "poisson");
 words!(Go, "go", Auto = "auto", Serial = "serial");
 
 fn number<T: FromStr>(key: &'static str, value: &str) -> Result<T, ParameterError> {
@@ -322,6 +355,17 @@ mod tests {
     }
 
     #[test]
+    fn an_open_loop_is_described_both_ways() {
+        let line = "role=server ip=192.0.2.1/24 rate=5000 spacing=even seed=7";
+        let parsed: Parameters = line.parse().expect("valid");
+        assert_eq!(
+            (parsed.rate, parsed.spacing, parsed.seed),
+            (5000, Spacing::Even, 7)
+        );
+        assert_eq!(parsed.to_string().parse(), Ok(parsed));
+    }
+
+    #[test]
     fn needed_keys() {
         let parse = |line: &str| line.parse::<Parameters>();
         assert_eq!(parse("ip=192.0.2.1"), Err(ParameterError::Missing("role")));
@@ -350,6 +394,9 @@ mod tests {
             ("workload=x", "workload"),
             ("tsc_khz=0", "tsc_khz"),
             ("workload=wwr size=1", "size"),
+            ("workload=wwr rate=5", "rate"),
+            ("rate=1000001", "rate"),
+            ("spacing=odd", "spacing"),
         ] {
             let line = format!("role=server ip=192.0.2.1 {word}");
             assert_eq!(

@@ -206,7 +206,7 @@ fn lower_bound(index: usize) -> u64 {
 }
 
 /// The largest value in the bucket that starts at `low`.
-fn upper_bound(low: u64) -> u64 {
+pub fn upper_bound(low: u64) -> u64 {
     lower_bound(index(low) + 1) - 1
 }
 

@@ -58,6 +58,17 @@ pub enum Line<'a> {
         /// How long it took, in microseconds.
         us: u64,
     },
+    /// How the phase's open loop kept its schedule.
+    Load {
+        /// The phase.
+        phase: u32,
+        /// Requests that were due in it.
+        due: u64,
+        /// Responses that came during it.
+        in_time: u64,
+        /// How late requests were written, all of them together, in nanoseconds.
+        late: u64,
+    },
     /// Summary of the phase's round-trip times, in nanoseconds.
     Rtt {
         /// The phase.
@@ -173,6 +184,12 @@ impl fmt::Display for Line<'_> {
                 transactions,
                 us,
             } => write!(f, "end phase={phase} transactions={transactions} us={us}"),
+            Self::Load {
+                phase,
+                due,
+                in_time,
+                late,
+            } => write!(f, "load phase={phase} due={due} in-time={in_time} late={late}"),
             Self::Rtt {
                 phase,
                 count,
@@ -182,11 +199,7 @@ impl fmt::Display for Line<'_> {
             } => write!(f, "rtt phase={phase} count={count} min={min} max={max} sum={sum}"),
             Self::Hist { phase, buckets } => write!(f, "hist phase={phase} {buckets}"),
             Self::Slow { phase, n, us } => write!(f, "slow phase={phase} n={n} us={us}"),
-            Self::Hash { phase, octets, sum } => {
-                f.write_str("hash ")?;
-                phase.map_or(Ok(()), |phase| write!(f, "phase={phase} "))?;
-                write!(f, "octets={octets} sum={sum:016x}")
-            }
+            Self::Hash { phase, octets, sum } => write_hash(f, phase, octets, sum),
             Self::Done => f.write_str("done"),
             Self::Round { n } => write!(f, "round n={n}"),
             Self::Chaos {
@@ -213,6 +226,12 @@ impl fmt::Display for Line<'_> {
     }
 }
 
+fn write_hash(f: &mut fmt::Formatter<'_>, phase: Option<u32>, octets: u64, sum: u64) -> fmt::Result {
+    f.write_str("hash ")?;
+    phase.map_or(Ok(()), |phase| write!(f, "phase={phase} "))?;
+    write!(f, "octets={octets} sum={sum:016x}")
+}
+
 impl<'a> Line<'a> {
     /// Understands one line, with or without its line feed. Words that follow those expected are ignored.
     pub fn parse(line: &'a str) -> Result<Self, LineError> {
@@ -231,7 +250,7 @@ impl<'a> Line<'a> {
             "begin" => Self::Begin {
                 phase: fields.small("phase")?,
             },
-            "end" | "rtt" | "hist" | "slow" => fields.measurement(word, fields.small("phase")?)?,
+            "end" | "load" | "rtt" | "hist" | "slow" => fields.measurement(word, fields.small("phase")?)?,
             "hash" => Self::Hash {
                 phase: fields.small("phase").ok(),
                 octets: fields.number("octets")?,
@@ -343,6 +362,12 @@ impl<'a> Fields<'a> {
                 transactions: self.number("transactions")?,
                 us: self.number("us")?,
             },
+            "load" => Line::Load {
+                phase,
+                due: self.number("due")?,
+                in_time: self.number("in-time")?,
+                late: self.number("late")?,
+            },
             "rtt" => Line::Rtt {
                 phase,
                 count: self.number("count")?,
@@ -426,6 +451,17 @@ mod tests {
             assert!(text.starts_with("enlight-guest: ") && text.len() < 400);
             assert_eq!(Line::parse(&text), Ok(line));
         }
+    }
+
+    #[test]
+    fn the_line_of_an_open_loop_survives_it() {
+        let line = Line::Load {
+            phase: 3,
+            due: 9,
+            in_time: 8,
+            late: 7,
+        };
+        assert_eq!(Line::parse(&format!("{line}\r\n")), Ok(line));
     }
 
     #[test]

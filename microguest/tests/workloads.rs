@@ -4,7 +4,7 @@ mod network;
 
 use std::net::Ipv4Addr;
 
-use microguest::cmdline::{Go, Parameters, Role, Workload};
+use microguest::cmdline::{Go, Parameters, Role, Spacing, Workload};
 use microguest::histogram::Histogram;
 use microguest::report::Line;
 use network::{CLIENT, CutAfter, Direct, LATENCY, MS, Network, Path, SERVER, Serialize};
@@ -87,6 +87,91 @@ fn rr_takes_one_round_trip() {
     assert_eq!((phase.min, phase.max), (expected, expected));
     // The one that would end with the phase does not count.
     assert_eq!(phase.transactions, 50 * MS / expected - 1);
+}
+
+#[test]
+fn an_open_loop_keeps_its_schedule_and_counts_from_when_requests_were_due() {
+    for spacing in [Spacing::Even, Spacing::Poisson] {
+        let parameters = Parameters {
+            rate: 20_000,
+            spacing,
+            phases: 2,
+            ..parameters(Workload::Rr, 0)
+        };
+        let mut network = Network::new(&parameters, Direct);
+        network.run_until(HOUR);
+        let lines = &network.lines[CLIENT];
+        let loads: Vec<_> = lines
+            .iter()
+            .filter_map(|line| match Line::parse(line) {
+                Ok(Line::Load { due, in_time, .. }) => Some((due, in_time)),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(loads.len(), 2, "{lines:?}");
+        for ((due, in_time), phase) in loads.into_iter().zip(phases(lines)) {
+            // 1,000 are due in 50 ms, and four are under way at a time: none waits for another.
+            assert!((850..1150).contains(&due), "{due}");
+            assert!(
+                spacing == Spacing::Poisson || (999..=1001).contains(&due),
+                "{due}"
+            );
+            assert_eq!(phase.transactions, due);
+            assert!(
+                due.abs_diff(in_time) < 20 && phase.min >= 2 * LATENCY && phase.max < 3 * LATENCY,
+                "{phase:?}"
+            );
+        }
+    }
+}
+
+/// Keeps everything back for a while, once.
+struct Pause {
+    frames: usize,
+    kept: Vec<(usize, Vec<u8>)>,
+}
+
+impl Path for Pause {
+    fn pass(&mut self, from: usize, frame: Vec<u8>) -> Vec<(usize, Vec<u8>)> {
+        self.frames += 1;
+        self.kept.push((from, frame));
+        if (2_000..2_100).contains(&self.frames) {
+            return vec![];
+        }
+        std::mem::take(&mut self.kept)
+    }
+}
+
+#[test]
+fn a_pause_delays_every_request_that_falls_into_it() {
+    let parameters = Parameters {
+        rate: 10_000,
+        spacing: Spacing::Even,
+        phase_ms: 200,
+        ..parameters(Workload::Rr, 0)
+    };
+    let path = Pause {
+        frames: 0,
+        kept: vec![],
+    };
+    let mut network = Network::new(&parameters, path);
+    network.run_until(HOUR);
+    let mut histogram = Histogram::new();
+    for line in &network.lines[CLIENT] {
+        if let Ok(Line::Hist { buckets, .. }) = Line::parse(line) {
+            histogram.decode(buckets).expect("own encoding");
+        }
+    }
+    let longest = histogram.quantile(1.0);
+    let late = histogram
+        .buckets()
+        .filter(|(low, _)| *low > 3 * LATENCY)
+        .map(|(_, count)| u64::from(count))
+        .sum::<u64>();
+    assert!(longest > 20 * LATENCY, "{longest}");
+    // One request every 100 us, so as many are late as the pause has tenths of a millisecond.
+    let expected = (longest - 2 * LATENCY) / 100_000;
+    assert!(late.abs_diff(expected) <= 3, "{late} late, {expected} expected");
 }
 
 #[test]

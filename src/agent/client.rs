@@ -13,7 +13,7 @@ use super::stream::Stream;
 use super::{Failure, Say, console};
 
 /// Runs all phases.
-pub(super) fn run(parameters: &Parameters) -> Result<(), Failure> {
+pub(crate) fn run(parameters: &Parameters) -> Result<(), Failure> {
     let go = match parameters.go {
         Go::Serial => console::watch_for_go()?,
         Go::Auto => Arc::default(),
@@ -21,28 +21,29 @@ pub(super) fn run(parameters: &Parameters) -> Result<(), Failure> {
     Client::new(parameters, Stream::connect(parameters)?, go, &console::say).run()
 }
 
-struct Client<'a> {
-    parameters: Parameters,
-    measure: Measure<'a>,
-    stream: Stream,
+/// The client's end of one connection.
+pub(crate) struct Client<'a> {
+    pub(super) parameters: Parameters,
+    pub(super) measure: Measure<'a>,
+    pub(super) stream: Stream,
 }
 
 /// Phases on the machine's clock.
-struct Measure<'a> {
-    say: Say<'a>,
-    phases: Phases,
+pub(super) struct Measure<'a> {
+    pub(super) say: Say<'a>,
+    pub(super) phases: Phases,
     epoch: Instant,
     go: Arc<AtomicBool>,
 }
 
 impl Measure<'_> {
     /// Nanoseconds since the start, by `CLOCK_MONOTONIC`.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Starts and ends what is due. False when all is over.
-    fn tick(&mut self) -> bool {
+    pub(super) fn tick(&mut self) -> bool {
         let now = self.now();
         if self.phases.wants_go() && self.go.swap(false, Ordering::AcqRel) {
             self.phases.go(now, &mut self.say);
@@ -59,7 +60,8 @@ impl Measure<'_> {
 }
 
 impl<'a> Client<'a> {
-    fn new(parameters: &Parameters, stream: Stream, go: Arc<AtomicBool>, say: Say<'a>) -> Self {
+    /// A client that has its connection, and begins a phase when `go` is raised.
+    pub(crate) fn new(parameters: &Parameters, stream: Stream, go: Arc<AtomicBool>, say: Say<'a>) -> Self {
         Self {
             parameters: *parameters,
             measure: Measure {
@@ -72,11 +74,13 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn run(mut self) -> Result<(), Failure> {
+    /// Runs all phases.
+    pub(crate) fn run(mut self) -> Result<(), Failure> {
         (self.measure.say)(&Line::Connected);
         self.measure.phases.start();
         let size = self.parameters.size as usize;
         match self.parameters.workload {
+            Workload::Rr if self.parameters.rate > 0 => self.open_loop()?,
             Workload::Rr => self.requests(&mut vec![0; size], size)?,
             Workload::Wwr => self.requests(&mut vec![0; size], size / 2)?,
             Workload::Records => self.records(size)?,
@@ -167,7 +171,7 @@ impl<'a> Client<'a> {
     }
 
     /// A wait ended without what was waited for: either all is over, or the server is gone.
-    fn ended(&self) -> Result<(), Failure> {
+    pub(super) fn ended(&self) -> Result<(), Failure> {
         if self.measure.phases.is_over() {
             Ok(())
         } else {
@@ -236,6 +240,23 @@ mod tests {
             assert_eq!(with(&client, "begin"), ["begin phase=0", "begin phase=1"]);
             assert_eq!(with(&client, "end").len(), 2, "{workload}: {client:?}");
             assert!(!with(&client, "hist phase=1").is_empty() && server.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_open_loop_is_answered_and_counted() {
+        let [client, _] = talk(Workload::Rr, |parameters| {
+            parameters.rate = 2_000;
+            parameters.phase_ms = 100;
+        });
+        let loads = with(&client, "load");
+        assert_eq!(loads.len(), 2, "{client:?}");
+        for (load, rtt) in loads.iter().zip(with(&client, "rtt")) {
+            let due = load.split(' ').nth(2).and_then(|word| word.strip_prefix("due="));
+            assert!(
+                due.is_some_and(|due| rtt.contains(&format!("count={due} "))),
+                "{load}, {rtt}"
+            );
         }
     }
 

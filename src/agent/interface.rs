@@ -22,28 +22,10 @@ const FEATURES: &str = "device/features";
 
 /// Brings the loopback interface and the NIC up, and tells of the NIC.
 pub(super) fn bring_up(parameters: &Parameters) -> Result<(), Failure> {
-    let socket =
-        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(|error| format!("opening a socket: {error}"))?;
-    let interface = Interface {
-        socket: &socket,
-        name: "lo",
-    };
-    interface
-        .up()
-        .map_err(|error| format!("bringing lo up: {error}"))?;
+    loopback_up().map_err(|error| format!("bringing lo up: {error}"))?;
     let name = wait_for_nic()
         .ok_or("no network interface appeared; does this kernel have virtio_net and virtio_pci?")?;
-    let interface = Interface {
-        socket: &socket,
-        name: &name,
-    };
-    let mask = u32::MAX
-        .checked_shl(32 - u32::from(parameters.prefix.min(32)))
-        .unwrap_or(0);
-    interface
-        .set_address(libc::SIOCSIFADDR, parameters.ip)
-        .and_then(|()| interface.set_address(libc::SIOCSIFNETMASK, Ipv4Addr::from_bits(mask)))
-        .and_then(|()| interface.up())
+    set_up(&name, parameters)
         .map_err(|error| format!("setting {name} up with {}: {error}", parameters.ip))?;
     if let Some(mac) = mac_of(&name) {
         console::say(&Line::Link {
@@ -56,6 +38,31 @@ pub(super) fn bring_up(parameters: &Parameters) -> Result<(), Failure> {
         });
     }
     Ok(())
+}
+
+/// Brings the loopback interface of the calling thread's network up.
+pub(crate) fn loopback_up() -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let interface = Interface {
+        socket: &socket,
+        name: "lo",
+    };
+    interface.up()
+}
+
+/// Gives an interface of the calling thread's network its address, and brings it up.
+pub(crate) fn set_up(name: &str, parameters: &Parameters) -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    let interface = Interface {
+        socket: &socket,
+        name,
+    };
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(parameters.prefix.min(32)))
+        .unwrap_or(0);
+    interface.set_address(libc::SIOCSIFADDR, parameters.ip)?;
+    interface.set_address(libc::SIOCSIFNETMASK, Ipv4Addr::from_bits(mask))?;
+    interface.up()
 }
 
 /// The first interface that is not the loopback.

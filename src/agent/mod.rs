@@ -4,12 +4,13 @@
 //! and speaks the micro-guest's lines on the console, so that the lab need not know what runs in a guest. Whatever goes
 //! wrong is one line, and then the machine is off.
 
-mod client;
+pub(crate) mod client;
 mod console;
-mod interface;
+pub(crate) mod interface;
 mod machine;
-mod server;
-mod stream;
+mod open;
+pub(crate) mod server;
+pub(crate) mod stream;
 
 use std::panic;
 
@@ -40,10 +41,10 @@ pub fn run() -> ! {
 }
 
 /// Takes the lines that the lab is to read.
-type Say<'a> = &'a dyn Fn(&Line<'_>);
+pub(crate) type Say<'a> = &'a dyn Fn(&Line<'_>);
 
 /// Why the agent gives up: what was done, to what, and why it failed.
-type Failure = String;
+pub(crate) type Failure = String;
 
 fn work() -> Result<(), Failure> {
     console::prepare();

@@ -10,7 +10,7 @@ use super::stream::Stream;
 use super::{Failure, Say, console};
 
 /// Listens and serves until the machine is ended.
-pub(super) fn run(parameters: &Parameters) -> Result<(), Failure> {
+pub(crate) fn run(parameters: &Parameters) -> Result<(), Failure> {
     let place = (parameters.ip, parameters.port);
     let listener = TcpListener::bind(place)
         .map_err(|error| format!("listening on {}:{}: {error}", parameters.ip, parameters.port))?;
@@ -27,7 +27,7 @@ pub(super) fn run(parameters: &Parameters) -> Result<(), Failure> {
 }
 
 /// Serves one connection until the client closes it.
-pub(super) fn serve(stream: TcpStream, parameters: &Parameters, say: Say<'_>) -> Result<(), Failure> {
+pub(crate) fn serve(stream: TcpStream, parameters: &Parameters, say: Say<'_>) -> Result<(), Failure> {
     let mut stream = Stream::new(stream, parameters.nagle)?;
     let size = parameters.size as usize;
     match parameters.workload {

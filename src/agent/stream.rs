@@ -8,7 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use microguest::cmdline::Parameters;
-use rustix::net::{RecvFlags, recv};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::Failure;
 
@@ -24,11 +26,11 @@ const ACK_PAUSE: Duration = Duration::from_micros(50);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// One end of a connection.
-pub(super) struct Stream(TcpStream);
+pub(crate) struct Stream(TcpStream);
 
 impl Stream {
     /// Connects, as soon as the server listens.
-    pub(super) fn connect(parameters: &Parameters) -> Result<Self, Failure> {
+    pub(crate) fn connect(parameters: &Parameters) -> Result<Self, Failure> {
         let server = SocketAddr::from((parameters.peer, parameters.port));
         let deadline = Instant::now() + CONNECT_PATIENCE;
         loop {
@@ -43,7 +45,7 @@ impl Stream {
     }
 
     /// Takes an accepted or connected stream.
-    pub(super) fn new(stream: TcpStream, nagle: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(stream: TcpStream, nagle: bool) -> Result<Self, Failure> {
         stream
             .set_nodelay(!nagle)
             .and_then(|()| stream.set_read_timeout(Some(LOOK)))
@@ -52,13 +54,13 @@ impl Stream {
     }
 
     /// Writes all of it.
-    pub(super) fn write(&mut self, octets: &[u8]) -> Result<(), Failure> {
+    pub(crate) fn write(&mut self, octets: &[u8]) -> Result<(), Failure> {
         self.0.write_all(octets).map_err(lost)
     }
 
     /// Reads what there is, one octet at least; 0 when the other end has closed. `tick` is called now and then and ends
     /// the wait when it returns false.
-    pub(super) fn read(
+    pub(crate) fn read(
         &mut self,
         room: &mut [u8],
         tick: &mut dyn FnMut() -> bool,
@@ -75,8 +77,53 @@ impl Stream {
         }
     }
 
+    /// Writes what there is room for; 0 when there is none.
+    pub(super) fn try_write(&self, octets: &[u8]) -> Result<usize, Failure> {
+        match send(&self.0, octets, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(written) => Ok(written),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            Err(error) => Err(lost(error)),
+        }
+    }
+
+    /// Reads what is there: 0 octets if nothing is, `None` when the other end has closed.
+    pub(super) fn try_read(&self, room: &mut [u8]) -> Result<Option<usize>, Failure> {
+        match recv(&self.0, room, RecvFlags::DONTWAIT) {
+            Ok((0, _)) => Ok(None),
+            Ok((octets, _)) => Ok(Some(octets)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(Some(0)),
+            Err(error) => Err(lost(error)),
+        }
+    }
+
+    /// Waits until there is something to read, or, if `full`, room to write, but no longer than `limit`.
+    pub(super) fn wait(&self, full: bool, limit: Duration) -> Result<(), Failure> {
+        let wanted = if full {
+            PollFlags::IN | PollFlags::OUT
+        } else {
+            PollFlags::IN
+        };
+        let limit = Timespec {
+            tv_sec: limit.as_secs().cast_signed(),
+            tv_nsec: limit.subsec_nanos().into(),
+        };
+        match poll(&mut [PollFd::new(&self.0, wanted)], Some(&limit)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(lost(error)),
+        }
+    }
+
+    /// Something that ends the connection from another thread.
+    pub(crate) fn stopper(&self) -> io::Result<impl FnOnce() + Send + 'static> {
+        let connection = self.0.try_clone()?;
+        Ok(move || {
+            // Fails only when the connection is gone already.
+            let _ = connection.shutdown(Shutdown::Both);
+        })
+    }
+
     /// Fills `room`. False when `tick` ended the wait or the other end closed before the first octet.
-    pub(super) fn fill(&mut self, room: &mut [u8], tick: &mut dyn FnMut() -> bool) -> Result<bool, Failure> {
+    pub(crate) fn fill(&mut self, room: &mut [u8], tick: &mut dyn FnMut() -> bool) -> Result<bool, Failure> {
         let mut filled = 0;
         while filled < room.len() {
             let rest = room.get_mut(filled..).unwrap_or_default();
@@ -92,7 +139,7 @@ impl Stream {
 
     /// Waits until all that was written is acknowledged. False when the connection ended, or the other end has closed its
     /// direction.
-    pub(super) fn wait_for_acknowledgement(&self) -> Result<bool, Failure> {
+    pub(crate) fn wait_for_acknowledgement(&self) -> Result<bool, Failure> {
         while self.unacknowledged().map_err(lost)? > 0 {
             if matches!(self.0.take_error(), Ok(Some(_)) | Err(_)) {
                 return Ok(false);
@@ -103,7 +150,7 @@ impl Stream {
     }
 
     /// Payload of a full segment.
-    pub(super) fn segment(&self) -> Result<usize, Failure> {
+    pub(crate) fn segment(&self) -> Result<usize, Failure> {
         let mut size: libc::c_int = 0;
         let mut len = size_of::<libc::c_int>() as libc::socklen_t;
         // SAFETY: the descriptor is open as long as `self`; TCP_MAXSEG writes one int, and `len` says that there is room
@@ -124,7 +171,7 @@ impl Stream {
     }
 
     /// Closes, and waits until the other end has.
-    pub(super) fn close(mut self) {
+    pub(crate) fn close(mut self) {
         let deadline = Instant::now() + CLOSE_PATIENCE;
         let mut rest = [0; 4096];
         if self.0.shutdown(Shutdown::Write).is_ok() {

@@ -1,5 +1,6 @@
 //! The command line. What talks to a switch does so through the control socket and in no other way.
 
+mod bench;
 mod capture;
 mod diagnose;
 mod filter;
@@ -7,7 +8,7 @@ mod port;
 mod rules;
 mod stats;
 mod switch;
-mod table;
+pub(crate) mod table;
 mod vm;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -55,6 +56,9 @@ enum Command {
     Capture(capture::Args),
     /// Say why connections in a capture, or on a port, stood still
     Diagnose(diagnose::Args),
+    /// Measure what filters cost, and refuse to say what cannot be known
+    #[command(subcommand)]
+    Bench(bench::Command),
     /// Run virtual machines, and look after those that run
     #[command(subcommand)]
     Vm(vm::Command),
@@ -88,6 +92,7 @@ fn perform(command: Command) -> Result<ExitCode> {
         Command::Stats(args) => stats::run(&args)?,
         Command::Capture(args) => capture::run(&args)?,
         Command::Diagnose(args) => diagnose::run(&args)?,
+        Command::Bench(command) => return bench::run(command),
         Command::Vm(command) => return vm::run(command),
     }
     Ok(ExitCode::SUCCESS)

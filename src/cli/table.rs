@@ -1,7 +1,7 @@
 //! Plain tables for terminals and for scripts that read columns.
 
 /// Rows below a heading, in columns that are as wide as they need to be, two spaces apart.
-pub(super) fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = heading
         .iter()
         .enumerate()
@@ -10,7 +10,7 @@ pub(super) fn render(heading: &[&str], rows: &[Vec<String>]) -> String {
                 .iter()
                 .filter_map(|row| row.get(column))
                 .map(|cell| cell.chars().count());
-            cells.chain([title.len()]).max().unwrap_or_default()
+            cells.chain([title.chars().count()]).max().unwrap_or_default()
         })
         .collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {

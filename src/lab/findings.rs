@@ -12,7 +12,7 @@ use super::timeline::NamedGap;
 const MAX_EVIDENCE: usize = 16;
 
 /// What the profiles that look at payload look for: a well-known test signature that the workloads never send.
-pub(super) fn rules(profile: Profile) -> Vec<Rule> {
+pub(crate) fn rules(profile: Profile) -> Vec<Rule> {
     match profile {
         Profile::Off | Profile::Serialize | Profile::Coalesce | Profile::ThinAcks => Vec::new(),
         Profile::Inspect | Profile::Hold => vec![Rule {
@@ -26,7 +26,7 @@ pub(super) fn rules(profile: Profile) -> Vec<Rule> {
 }
 
 /// The stages of the frames that each port's guest sent.
-pub(super) fn directions(stats: &SwitchStats) -> Vec<DirectionStages> {
+pub(crate) fn directions(stats: &SwitchStats) -> Vec<DirectionStages> {
     let mut directions: Vec<DirectionStages> = stats
         .ports
         .iter()
@@ -47,7 +47,7 @@ fn direction(port: &str, summary: &StageSummary) -> DirectionStages {
 }
 
 /// All directions as one: the means of all their frames, of each stage and of the residence.
-pub(super) fn together(directions: &[DirectionStages]) -> (StageMeans, f64) {
+pub(crate) fn together(directions: &[DirectionStages]) -> (StageMeans, f64) {
     let frames: u64 = directions.iter().map(|direction| direction.frames).sum();
     let mean = |of: &dyn Fn(&DirectionStages) -> f64| {
         let total: f64 = directions
@@ -61,7 +61,7 @@ pub(super) fn together(directions: &[DirectionStages]) -> (StageMeans, f64) {
 }
 
 /// Stalls seen on a port, by cause.
-pub(super) fn stalls(stats: &SwitchStats, port: &str) -> Stalls {
+pub(crate) fn stalls(stats: &SwitchStats, port: &str) -> Stalls {
     let counts = stats
         .ports
         .iter()
@@ -76,7 +76,7 @@ pub(super) fn stalls(stats: &SwitchStats, port: &str) -> Stalls {
 }
 
 /// The first few stalls with what proves them; `began` is when the phase did.
-pub(super) fn evidence(stalls: &[Stall], began: Instant) -> Vec<Evidence> {
+pub(crate) fn evidence(stalls: &[Stall], began: Instant) -> Vec<Evidence> {
     let piece = |stall: &Stall| Evidence {
         cause: cause(stall.cause).to_owned(),
         at_ms: stall.end.since(began) as f64 / 1e6,
@@ -88,7 +88,7 @@ pub(super) fn evidence(stalls: &[Stall], began: Instant) -> Vec<Evidence> {
 }
 
 /// The median time that an ACK came late for which payload waited, in milliseconds, over the evidence of all runs.
-pub(super) fn seen_ack_delay_ms(runs: &[Run]) -> Option<f64> {
+pub(crate) fn seen_ack_delay_ms(runs: &[Run]) -> Option<f64> {
     let evidence = runs.iter().flat_map(|run| &run.evidence);
     let mut late: Vec<f64> = evidence.filter_map(|evidence| evidence.ack_late_ms).collect();
     late.sort_by(f64::total_cmp);
@@ -96,7 +96,7 @@ pub(super) fn seen_ack_delay_ms(runs: &[Run]) -> Option<f64> {
 }
 
 /// Stalls as gaps that a time-line can name.
-pub(super) fn named_gaps(stalls: &[Stall]) -> Vec<NamedGap> {
+pub(crate) fn named_gaps(stalls: &[Stall]) -> Vec<NamedGap> {
     let gap = |stall: &Stall| NamedGap {
         from: stall.start.0,
         to: stall.end.0,

@@ -3,7 +3,7 @@
 use super::report::LabReport;
 
 /// A time that is given in microseconds: three to four figures and a unit.
-pub(super) fn micros(us: f64) -> String {
+pub(crate) fn micros(us: f64) -> String {
     if us >= 999_950.0 {
         format!("{:.2} s", us / 1_000_000.0)
     } else if us >= 999.95 {
@@ -18,7 +18,7 @@ pub(super) fn micros(us: f64) -> String {
 }
 
 /// How long the guests may delay an ACK, or, where that is Linux' own affair, how long they did.
-pub(super) fn ack_delay(report: &LabReport) -> String {
+pub(crate) fn ack_delay(report: &LabReport) -> String {
     match (report.settings.ack_delay_ms, report.ack_delay_seen_ms) {
         (Some(ms), _) => format!("{ms} ms"),
         (None, Some(seen)) => format!("Linux' own (seen: {seen:.0} ms)"),
@@ -27,7 +27,7 @@ pub(super) fn ack_delay(report: &LabReport) -> String {
 }
 
 /// A difference in microseconds, with its sign.
-pub(super) fn delta_micros(us: f64) -> String {
+pub(crate) fn delta_micros(us: f64) -> String {
     if us < 0.0 {
         format!("−{}", micros(-us))
     } else {
@@ -36,7 +36,7 @@ pub(super) fn delta_micros(us: f64) -> String {
 }
 
 /// A whole number with a comma between thousands.
-pub(super) fn count(n: u64) -> String {
+pub(crate) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (index, digit) in digits.chars().enumerate() {

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::report::HostFacts;
 
 /// Collects the facts; `kvm` is what was found out about KVM.
-pub(super) fn facts(kvm: String) -> HostFacts {
+pub(crate) fn facts(kvm: String) -> HostFacts {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     HostFacts {
         cpu: cpu_name(&read("/proc/cpuinfo")),

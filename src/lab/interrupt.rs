@@ -8,14 +8,14 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 /// Whether the user wants the lab to stop.
-pub(super) struct Interrupt {
+pub(crate) struct Interrupt {
     flag: Arc<AtomicBool>,
     handlers: Vec<SigId>,
 }
 
 impl Interrupt {
     /// Watches for SIGINT and SIGTERM until it is dropped.
-    pub(super) fn watch() -> Result<Self> {
+    pub(crate) fn watch() -> Result<Self> {
         let flag = Arc::new(AtomicBool::new(false));
         let handlers = [SIGINT, SIGTERM]
             .into_iter()
@@ -25,9 +25,14 @@ impl Interrupt {
         Ok(Self { flag, handlers })
     }
 
+    /// Whether a signal came.
+    pub(crate) fn is_raised(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
     /// An error once a signal came.
-    pub(super) fn check(&self) -> Result<()> {
-        if self.flag.load(Ordering::Relaxed) {
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.is_raised() {
             bail!("stopped by a signal; nothing was measured to the end");
         }
         Ok(())

@@ -5,18 +5,18 @@
 
 mod args;
 mod explain;
-mod findings;
+pub(crate) mod findings;
 #[cfg(test)]
 mod fixture;
-mod format;
-mod guests;
-mod host;
+pub(crate) mod format;
+pub(crate) mod guests;
+pub(crate) mod host;
 pub(crate) mod html;
-mod interrupt;
+pub(crate) mod interrupt;
 mod output;
-mod phase;
-mod private_dir;
-mod progress;
+pub(crate) mod phase;
+pub(crate) mod private_dir;
+pub(crate) mod progress;
 pub mod report;
 mod serial;
 mod session;
@@ -132,11 +132,12 @@ fn measure(args: &Args, choice: Choice, interrupt: &Interrupt) -> Result<(LabRep
     let dir = PrivateDir::new()?;
     let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
     switch.set_attribution(Attribution::Full);
+    let orders = guests::orders(args);
     let guests: Box<dyn Guests + '_> = match choice.kind {
         GuestKind::Kvm | GuestKind::Linux => {
-            Box::new(KvmGuests::start(&switch, &dir, args, choice.linux.as_ref())?)
+            Box::new(KvmGuests::start(&switch, &dir, &orders, choice.linux.as_ref())?)
         }
-        GuestKind::Endpoint => Box::new(EndpointGuests::start(&switch, args)?),
+        GuestKind::Endpoint => Box::new(EndpointGuests::start(&switch, &orders)?),
     };
     let mut listener = Listener::new(guests, interrupt);
     let mut session = Session {

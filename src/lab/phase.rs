@@ -10,13 +10,16 @@ const MAX_SLOW: usize = 8;
 
 /// Everything that the client has said about one phase so far.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PhaseLines {
+pub(crate) struct PhaseLines {
     /// Transactions measured; `None` before the phase's end.
     pub transactions: Option<u64>,
     /// How long they took together, in microseconds.
     pub us: u64,
     /// The slowest ones.
     pub slow: Vec<Slow>,
+    /// How an open loop kept its schedule: requests due, responses in time, and how late requests were written, all of them
+    /// together, in nanoseconds.
+    pub load: Option<(u64, u64, u64)>,
     histogram: Histogram,
     /// Shortest, longest and sum, in nanoseconds, which buckets cannot tell exactly.
     exact: Option<(u64, u64, u64)>,
@@ -24,7 +27,7 @@ pub(super) struct PhaseLines {
 
 impl PhaseLines {
     /// Takes a line, if it is about this phase.
-    pub(super) fn take(&mut self, line: &Line<'_>, wanted: u32) {
+    pub(crate) fn take(&mut self, line: &Line<'_>, wanted: u32) {
         match *line {
             Line::End {
                 phase,
@@ -34,6 +37,12 @@ impl PhaseLines {
                 self.transactions = Some(transactions);
                 self.us = us;
             }
+            Line::Load {
+                phase,
+                due,
+                in_time,
+                late,
+            } if phase == wanted => self.load = Some((due, in_time, late)),
             Line::Rtt {
                 phase, min, max, sum, ..
             } if phase == wanted => {
@@ -51,7 +60,7 @@ impl PhaseLines {
     }
 
     /// The distribution: lower bounds in nanoseconds and counts, in order.
-    pub(super) fn histogram(&self) -> Vec<(u64, u64)> {
+    pub(crate) fn histogram(&self) -> Vec<(u64, u64)> {
         self.histogram
             .buckets()
             .map(|(low, count)| (low, u64::from(count)))
@@ -59,7 +68,7 @@ impl PhaseLines {
     }
 
     /// The distribution in a few numbers.
-    pub(super) fn summary(&self) -> RttSummary {
+    pub(crate) fn summary(&self) -> RttSummary {
         let mut histogram = self.histogram.clone();
         if let Some((min, max, sum)) = self.exact {
             histogram.set_summary(min, max, sum);

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 /// A directory that only this user may enter (mode 0700), removed on drop.
-pub(super) struct PrivateDir(tempfile::TempDir);
+pub(crate) struct PrivateDir(tempfile::TempDir);
 
 impl PrivateDir {
     /// Makes one in the system's place for temporary files.
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         use std::os::unix::fs::PermissionsExt as _;
         tempfile::Builder::new()
             .prefix("enlight-lab-")
@@ -20,7 +20,7 @@ impl PrivateDir {
     }
 
     /// The path of a file in it.
-    pub(super) fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         Path::new(self.0.path()).join(name)
     }
 }

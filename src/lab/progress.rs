@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The lab's progress: each profile takes a settling time and then its measuring time.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     step: Duration,
     index: u32,
@@ -15,7 +15,7 @@ pub(super) struct Progress {
 
 impl Progress {
     /// A bar over `profiles` steps of `step` each; silent when `quiet`, or when nobody looks.
-    pub(super) fn new(profiles: usize, step: Duration, quiet: bool) -> Self {
+    pub(crate) fn new(profiles: usize, step: Duration, quiet: bool) -> Self {
         let target = if quiet || !std::io::stderr().is_terminal() {
             ProgressDrawTarget::hidden()
         } else {
@@ -34,26 +34,26 @@ impl Progress {
     }
 
     /// Says what happens now.
-    pub(super) fn say(&self, text: String) {
+    pub(crate) fn say(&self, text: String) {
         self.bar.set_message(text);
     }
 
     /// Profile number `index`, counted from 0, starts.
-    pub(super) fn begin(&mut self, index: u32) {
+    pub(crate) fn begin(&mut self, index: u32) {
         self.index = index;
         self.started = Instant::now();
         self.tick();
     }
 
     /// Time passes within a profile.
-    pub(super) fn tick(&self) {
+    pub(crate) fn tick(&self) {
         let inside = self.started.elapsed().min(self.step);
         self.bar
             .set_position(u64::from(self.index) * millis(self.step) + millis(inside));
     }
 
     /// The lab is over.
-    pub(super) fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.bar.finish_and_clear();
     }
 }

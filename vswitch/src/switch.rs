@@ -279,7 +279,7 @@ impl Switch {
             self.refuse_duplicate(&config.name)?;
             return Err(ControlError::TooManyPorts(MAX_PORTS));
         };
-        Ok(self.info(&port, Vec::new()))
+        Ok(Self::info(&port, Vec::new()))
     }
 
     fn refuse_duplicate(&self, name: &str) -> Result<(), ControlError> {
@@ -329,11 +329,11 @@ impl Switch {
         let mut take = |port: &Port| macs.get_mut(usize::from(port.id.0)).map(std::mem::take);
         table
             .ports()
-            .map(|port| self.info(port, take(port).unwrap_or_default()))
+            .map(|port| Self::info(port, take(port).unwrap_or_default()))
             .collect()
     }
 
-    fn info(&self, port: &Port, macs: Vec<String>) -> PortInfo {
+    fn info(port: &Port, macs: Vec<String>) -> PortInfo {
         let first_frame = port.first_frame.load(Ordering::Relaxed);
         PortInfo {
             name: port.name.clone(),

@@ -5,6 +5,7 @@ use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::wire::IpAddress;
 
 use super::exchange::{Failure, RecordReader, Requester};
+use super::open::OpenLoop;
 use super::phases::Phases;
 use super::stream::Writer;
 use super::{Activity, Sink};
@@ -39,6 +40,7 @@ enum ClientState {
 #[derive(Debug)]
 enum Exchange {
     Request(Requester),
+    Open(OpenLoop),
     Records(RecordReader),
     /// The writer, whether a phase ends with the current block, and when the last block was complete.
     Stream(Writer, bool, Option<u64>),
@@ -50,6 +52,7 @@ impl Client {
         let size = parameters.size as usize;
         let gap = u64::from(parameters.gap_us) * 1000;
         let exchange = match parameters.workload {
+            Workload::Rr if parameters.rate > 0 => Exchange::Open(OpenLoop::new(parameters)),
             Workload::Rr | Workload::Wwr => {
                 Exchange::Request(Requester::new(size, parameters.workload == Workload::Wwr, gap))
             }
@@ -102,6 +105,7 @@ impl Client {
             ClientState::Running => {
                 let pause = match &self.exchange {
                     Exchange::Request(requester) => requester.deadline(),
+                    Exchange::Open(open) => open.deadline(self.phases.end()),
                     _ => None,
                 };
                 self.phases.deadline().into_iter().chain(pause).min()
@@ -142,6 +146,9 @@ impl Client {
         if socket.state() == State::Established {
             sink(&Line::Connected);
             self.phases.start();
+            if let Exchange::Open(open) = &mut self.exchange {
+                open.start(now);
+            }
             self.state = ClientState::Running;
             return Ok(Activity::Busy);
         }
@@ -181,12 +188,51 @@ impl Client {
         let (activity, started) = match &mut self.exchange {
             Exchange::Request(requester) => requester.poll(socket, now)?,
             Exchange::Records(reader) => reader.poll(socket, now)?,
+            Exchange::Open(_) => return self.open(socket, now, sink),
             Exchange::Stream(..) => return self.stream(socket, now, sink),
         };
         if let Some(started) = started {
             self.phases.transaction(started, now, sink);
         }
         Ok(activity)
+    }
+
+    fn open(&mut self, socket: &mut Socket<'_>, now: u64, sink: Sink<'_>) -> Result<Activity, Failure> {
+        let Exchange::Open(open) = &mut self.exchange else {
+            return Ok(Activity::Idle);
+        };
+        let mut sent = 0;
+        if let Some(outgoing) = open.outgoing(now, self.phases.end()) {
+            if let Some(due) = outgoing.begins {
+                self.phases.begun(due, now);
+            }
+            sent = socket
+                .send_slice(outgoing.octets)
+                .map_err(|_| "connection lost")?;
+            open.wrote(sent);
+        }
+        let read = socket
+            .recv(|buffer| {
+                let read = open.read(buffer);
+                (read.map_or(0, |(taken, _)| taken), read)
+            })
+            .map_err(|_| "connection lost")?;
+        let (taken, answered) = read?;
+        if let Some(due) = answered {
+            self.phases.transaction(due, now, sink);
+        }
+        if let Some(window) = self.phases.window()
+            && open.is_settled(now, window.1)
+        {
+            let missed = open.end_phase(now, window);
+            self.phases.finish_open(missed, now, sink);
+            return Ok(Activity::Busy);
+        }
+        Ok(if sent > 0 || taken > 0 {
+            Activity::Busy
+        } else {
+            Activity::Idle
+        })
     }
 
     fn stream(&mut self, socket: &mut Socket<'_>, now: u64, sink: Sink<'_>) -> Result<Activity, Failure> {

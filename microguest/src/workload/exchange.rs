@@ -8,10 +8,10 @@ use smoltcp::socket::tcp::Socket;
 use super::Activity;
 
 /// Why an end gave up.
-pub(super) type Failure = &'static str;
+pub type Failure = &'static str;
 
 const LOST: Failure = "connection lost";
-const CORRUPT: Failure = "the response differs from the request";
+pub(super) const CORRUPT: Failure = "the response differs from the request";
 const BAD_RECORD: Failure = "a record has an impossible length";
 
 /// Octets of a record's length field.

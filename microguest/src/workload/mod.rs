@@ -14,15 +14,19 @@
 //! `size` octets. A block starts with an octet that is 1 if the measured phase ends with this block, else 0; the rest is
 //! pseudo-random. A transaction of rr and wwr is timed from before the first write to after the last read; of records
 //! from one complete record to the next; of stream from one block handed to TCP to the next.
+//!
+//! With a `rate`, rr is an [open loop](OpenLoop): a transaction is timed from when its request was due.
 
 mod client;
 mod exchange;
+mod open;
 mod phases;
 mod server;
 mod stream;
 
 pub use client::Client;
-pub use exchange::{RECORD_HEADER, record, record_length};
+pub use exchange::{Failure, RECORD_HEADER, record, record_length};
+pub use open::{OpenLoop, Outgoing, Schedule};
 pub use phases::Phases;
 pub use server::Server;
 pub use stream::{BLOCK, Fletcher, Position, Reader, Writer};

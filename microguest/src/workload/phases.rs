@@ -17,9 +17,18 @@ pub struct Phases {
     number: u32,
     stage: Stage,
     transactions: u64,
+    load: Load,
     histogram: Histogram,
     /// Duration and number of the slowest transactions, slowest first.
     slowest: Vec<(u64, u64)>,
+}
+
+/// How an open loop keeps its schedule.
+#[derive(Clone, Copy, Debug, Default)]
+struct Load {
+    due: u64,
+    in_time: u64,
+    late: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +55,7 @@ impl Phases {
             number: 0,
             stage: Stage::Unconnected,
             transactions: 0,
+            load: Load::default(),
             histogram: Histogram::new(),
             slowest: Vec::with_capacity(SLOWEST + 1),
         }
@@ -82,7 +92,7 @@ impl Phases {
             }
             Stage::Next => self.warm_up(now, sink),
             Stage::WarmUp { since, .. } if now >= since + self.length() => self.begin(now, sink),
-            Stage::Measured { .. } if !self.ends_with_block() && self.is_due(now) => self.finish(now, sink),
+            Stage::Measured { .. } if !self.ends_itself() && self.is_due(now) => self.finish(now, sink),
             _ => {}
         }
     }
@@ -92,7 +102,7 @@ impl Phases {
         match self.stage {
             Stage::Next => Some(0),
             Stage::WarmUp { since, .. } => Some(since + self.length()),
-            Stage::Measured { .. } if self.ends_with_block() => None,
+            Stage::Measured { .. } if self.ends_itself() => None,
             Stage::Measured { since } if self.has_enough() => Some(since + self.length()),
             Stage::Measured { since } => Some(since + self.longest()),
             Stage::Unconnected | Stage::Waiting | Stage::Over => None,
@@ -101,6 +111,9 @@ impl Phases {
 
     /// A transaction that began at `started` ended.
     pub fn transaction(&mut self, started: u64, now: u64, sink: Sink<'_>) {
+        if self.end().is_some_and(|end| now < end) {
+            self.load.in_time += 1;
+        }
         match &mut self.stage {
             Stage::WarmUp { left, .. } => {
                 *left -= 1;
@@ -108,14 +121,44 @@ impl Phases {
                     self.begin(now, sink);
                 }
             }
-            Stage::Measured { since } if started >= *since => {
+            // What an open loop began in the instant of the start belongs to the warm-up.
+            Stage::Measured { since } if started >= *since + u64::from(self.parameters.rate > 0) => {
                 self.record(now.saturating_sub(started));
-                if !self.ends_with_block() && self.is_due(now) {
+                if !self.ends_itself() && self.is_due(now) {
                     self.finish(now, sink);
                 }
             }
             _ => {}
         }
+    }
+
+    /// An open loop's request that was due at `due` begins.
+    pub fn begun(&mut self, due: u64, now: u64) {
+        if let Stage::Measured { since } = self.stage
+            && due > since
+        {
+            self.load.due += 1;
+            self.load.late += now.saturating_sub(due);
+        }
+    }
+
+    /// From when on an open loop's requests belong to this measurement, and when they end.
+    pub fn window(&self) -> Option<(u64, u64)> {
+        self.end().map(|end| (end - self.length(), end))
+    }
+
+    /// When an open loop's requests of this measurement end.
+    pub fn end(&self) -> Option<u64> {
+        match self.stage {
+            Stage::Measured { since } => Some(since + self.length()),
+            _ => None,
+        }
+    }
+
+    /// Ends an open loop's measurement, in which `missed` requests were due and never begun.
+    pub fn finish_open(&mut self, missed: u64, now: u64, sink: Sink<'_>) {
+        self.load.due += missed;
+        self.finish(now, sink);
     }
 
     /// Whether the measurement should end.
@@ -137,6 +180,15 @@ impl Phases {
             transactions: self.transactions,
             us: now.saturating_sub(since) / 1000,
         });
+        if self.parameters.rate > 0 {
+            let Load { due, in_time, late } = self.load;
+            sink(&Line::Load {
+                phase,
+                due,
+                in_time,
+                late,
+            });
+        }
         let histogram = &self.histogram;
         sink(&Line::Rtt {
             phase,
@@ -177,6 +229,7 @@ impl Phases {
 
     fn begin(&mut self, now: u64, sink: Sink<'_>) {
         self.transactions = 0;
+        self.load = Load::default();
         self.histogram.clear();
         self.slowest.clear();
         self.stage = Stage::Measured { since: now };
@@ -193,8 +246,9 @@ impl Phases {
         self.transactions += 1;
     }
 
-    fn ends_with_block(&self) -> bool {
-        self.parameters.workload == Workload::Stream
+    /// Whether the workload says when a measurement is over.
+    fn ends_itself(&self) -> bool {
+        self.parameters.workload == Workload::Stream || self.parameters.rate > 0
     }
 
     fn has_enough(&self) -> bool {

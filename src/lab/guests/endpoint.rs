@@ -17,8 +17,7 @@ use vswitch::Switch;
 use vswitch::control::{PortConfig, PortKind};
 use vswitch::port::endpoint::{Application, Host};
 
-use super::{Event, Guests, Role, parameters};
-use crate::lab::args::Args;
+use super::{Event, Guests, Orders, Role};
 use crate::lab::report::GuestInfo;
 
 /// Octets of a socket's buffer, each way: what the guest program's have.
@@ -37,11 +36,11 @@ pub(crate) struct EndpointGuests<'a> {
 
 impl<'a> EndpointGuests<'a> {
     /// Adds both ports; the client connects at once.
-    pub(crate) fn start(switch: &'a Switch, args: &Args) -> Result<Self> {
+    pub(crate) fn start(switch: &'a Switch, orders: &Orders) -> Result<Self> {
         let (sender, events) = unbounded();
         let go = Arc::new(AtomicBool::new(false));
         for role in [Role::Server, Role::Client] {
-            let program = Program::new(role, &parameters(role, args), Arc::clone(&go), sender.clone());
+            let program = Program::new(role, &orders.of(role), Arc::clone(&go), sender.clone());
             let config = PortConfig::new(role.name(), PortKind::Endpoint(format!("{}/24", role.ip())));
             switch
                 .add_endpoint(config, vec![Box::new(program)])

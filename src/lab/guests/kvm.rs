@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use crossbeam_channel::{Receiver, Sender, bounded};
+use microguest::cmdline::Parameters;
 use vswitch::Switch;
 use vswitch::control::{PortConfig, PortKind, mac_of_name};
 
 use super::linux::{self, BootFiles, Linux};
-use super::{Event, Guests, Role, parameters};
-use crate::lab::args::Args;
+use super::{Event, Guests, Orders, Role};
 use crate::lab::private_dir::PrivateDir;
 use crate::lab::report::GuestInfo;
 
@@ -69,9 +69,9 @@ enum Boot {
 
 impl Boot {
     /// Words for `vm run`.
-    fn words(&self, role: Role, args: &Args) -> Vec<OsString> {
+    fn words(&self, parameters: &Parameters) -> Vec<OsString> {
         let (mut words, cmdline) = match self {
-            Self::Microguest => (vec!["--micro-guest".into()], parameters(role, args).to_string()),
+            Self::Microguest => (vec!["--micro-guest".into()], parameters.to_string()),
             Self::Linux(files) => (
                 vec![
                     "--kernel".into(),
@@ -79,7 +79,7 @@ impl Boot {
                     "--initrd".into(),
                     files.initramfs.clone().into(),
                 ],
-                linux::cmdline(role, args),
+                linux::cmdline(parameters),
             ),
         };
         words.extend(["--memory".into(), format!("{}M", self.memory_mib()).into()]);
@@ -122,7 +122,7 @@ impl Drop for Process {
 pub(crate) struct KvmGuests<'a> {
     switch: &'a Switch,
     dir: &'a PrivateDir,
-    args: &'a Args,
+    orders: Orders,
     boot: Boot,
     /// When the ports were made: what the switch counts a first frame from.
     ports_made: Instant,
@@ -137,7 +137,7 @@ impl<'a> KvmGuests<'a> {
     pub(crate) fn start(
         switch: &'a Switch,
         dir: &'a PrivateDir,
-        args: &'a Args,
+        orders: &Orders,
         linux: Option<&Linux>,
     ) -> Result<Self> {
         let boot = match linux {
@@ -155,7 +155,7 @@ impl<'a> KvmGuests<'a> {
         let mut guests = Self {
             switch,
             dir,
-            args,
+            orders: *orders,
             boot,
             ports_made,
             processes: Vec::new(),
@@ -176,7 +176,7 @@ impl<'a> KvmGuests<'a> {
         let started = Instant::now();
         let child = Command::new(program)
             .args(["vm", "run"])
-            .args(self.boot.words(role, self.args))
+            .args(self.boot.words(&self.orders.of(role)))
             .arg("--nic")
             .arg(nic)
             .stdin(Stdio::piped())

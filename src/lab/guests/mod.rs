@@ -19,9 +19,9 @@ use super::interrupt::Interrupt;
 use super::report::GuestInfo;
 use super::serial;
 
-pub(super) use endpoint::EndpointGuests;
-pub(super) use kvm::{KvmGuests, probe_kvm};
-pub(super) use linux::{Linux, can_run};
+pub(crate) use endpoint::EndpointGuests;
+pub(crate) use kvm::{KvmGuests, probe_kvm};
+pub(crate) use linux::{Linux, can_run};
 
 /// The client's address.
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Which of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     /// Asks.
     Client,
     /// Answers.
@@ -45,7 +45,7 @@ pub(super) enum Role {
 
 impl Role {
     /// Its name: also its port's.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Client => "client",
             Self::Server => "server",
@@ -53,7 +53,7 @@ impl Role {
     }
 
     /// Its address.
-    pub(super) const fn ip(self) -> Ipv4Addr {
+    pub(crate) const fn ip(self) -> Ipv4Addr {
         match self {
             Self::Client => CLIENT_IP,
             Self::Server => SERVER_IP,
@@ -61,7 +61,7 @@ impl Role {
     }
 
     /// The other one.
-    pub(super) const fn peer(self) -> Self {
+    pub(crate) const fn peer(self) -> Self {
         match self {
             Self::Client => Self::Server,
             Self::Server => Self::Client,
@@ -75,7 +75,7 @@ impl Role {
 
 /// Something that a guest did.
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// It wrote a line.
     Line(String),
     /// It is gone; in words, how.
@@ -83,7 +83,7 @@ pub(super) enum Event {
 }
 
 /// What runs client and server.
-pub(super) trait Guests {
+pub(crate) trait Guests {
     /// Where their events come from.
     fn events(&self) -> &Receiver<(Role, Event)>;
 
@@ -101,7 +101,7 @@ pub(super) trait Guests {
 }
 
 /// Reads the guests' lines, and keeps the last ones for error messages.
-pub(super) struct Listener<'a> {
+pub(crate) struct Listener<'a> {
     guests: Box<dyn Guests + 'a>,
     recent: [VecDeque<String>; 2],
     interrupt: &'a Interrupt,
@@ -109,7 +109,7 @@ pub(super) struct Listener<'a> {
 
 impl<'a> Listener<'a> {
     /// A listener to these guests.
-    pub(super) fn new(guests: Box<dyn Guests + 'a>, interrupt: &'a Interrupt) -> Self {
+    pub(crate) fn new(guests: Box<dyn Guests + 'a>, interrupt: &'a Interrupt) -> Self {
         Self {
             guests,
             recent: [VecDeque::new(), VecDeque::new()],
@@ -118,12 +118,12 @@ impl<'a> Listener<'a> {
     }
 
     /// The guests.
-    pub(super) fn guests(&mut self) -> &mut (dyn Guests + 'a) {
+    pub(crate) fn guests(&mut self) -> &mut (dyn Guests + 'a) {
         self.guests.as_mut()
     }
 
     /// Waits until `want` makes something of a line. `what` names it in the error; `tick` is called now and then.
-    pub(super) fn wait<T>(
+    pub(crate) fn wait<T>(
         &mut self,
         what: &str,
         limit: Duration,
@@ -224,13 +224,43 @@ fn printable(line: &str) -> String {
         .collect()
 }
 
-/// What a guest is told to do.
-pub(super) fn parameters(role: Role, args: &Args) -> Parameters {
-    let side = match role {
-        Role::Client => cmdline::Role::Client,
-        Role::Server => cmdline::Role::Server,
-    };
-    let mut parameters = Parameters::new(side, role.ip(), role.peer().ip());
+/// What both guests are told to do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Orders {
+    /// As the client is told.
+    client: Parameters,
+}
+
+impl Orders {
+    /// Orders that `set` fills in; role and addresses are there already.
+    pub(crate) fn new(set: impl FnOnce(&mut Parameters)) -> Self {
+        let (client, server) = (Role::Client.ip(), Role::Server.ip());
+        let mut client = Parameters::new(cmdline::Role::Client, client, server);
+        set(&mut client);
+        Self { client }
+    }
+
+    /// What one of them is told.
+    pub(crate) fn of(&self, role: Role) -> Parameters {
+        let side = match role {
+            Role::Client => cmdline::Role::Client,
+            Role::Server => cmdline::Role::Server,
+        };
+        Parameters {
+            role: side,
+            ip: role.ip(),
+            peer: role.peer().ip(),
+            ..self.client
+        }
+    }
+}
+
+/// What the lab has its guests do.
+pub(super) fn orders(args: &Args) -> Orders {
+    Orders::new(|parameters| set(parameters, args))
+}
+
+fn set(parameters: &mut Parameters, args: &Args) {
     parameters.workload = match args.workload {
         Workload::Rr => cmdline::Workload::Rr,
         Workload::Wwr => cmdline::Workload::Wwr,
@@ -244,5 +274,4 @@ pub(super) fn parameters(role: Role, args: &Args) -> Parameters {
     parameters.phases = u32::try_from(args.filters.len()).unwrap_or(u32::MAX);
     parameters.phase_ms = u32::try_from(args.duration.as_millis()).unwrap_or(u32::MAX);
     parameters.go = Go::Serial;
-    parameters
 }

@@ -2,7 +2,7 @@
 
 use super::svg::{Anchor, Svg};
 use crate::lab::format::micros;
-use crate::lab::report::Run;
+use crate::lab::report::RttSummary;
 
 const WIDTH: f64 = 1080.0;
 const HEIGHT: f64 = 330.0;
@@ -11,19 +11,28 @@ const RIGHT: f64 = 1060.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 286.0;
 
-/// Draws one curve a run.
-pub(super) fn draw(runs: &[Run]) -> String {
-    let mut svg = Svg::new(
-        WIDTH,
-        "Cumulative distribution of round-trip times for each filter profile",
-    );
-    let axis = Axis::over(runs);
-    grid(&mut svg, &axis);
-    for run in runs {
-        svg.path(&format!("curve p-{}", run.filter), &curve(run, &axis));
+/// One distribution.
+pub(crate) struct Curve<'a> {
+    /// Its name.
+    pub(crate) name: String,
+    /// The style sheet's class for its colour.
+    pub(crate) class: String,
+    /// The distribution in a few numbers.
+    pub(crate) rtt: &'a RttSummary,
+    /// Lower bounds in nanoseconds and counts.
+    pub(crate) histogram_ns: &'a [(u64, u64)],
+}
+
+/// Draws the curves; `what` names the times.
+pub(crate) fn draw(curves: &[Curve<'_>], what: &str) -> String {
+    let mut svg = Svg::new(WIDTH, &format!("Cumulative distribution: {what}"));
+    let axis = Axis::over(curves);
+    grid(&mut svg, &axis, what);
+    for curve in curves {
+        svg.path(&format!("curve {}", curve.class), &steps(curve, &axis));
     }
-    for (index, run) in runs.iter().enumerate() {
-        label(&mut svg, run, index, runs.len(), &axis);
+    for (index, curve) in curves.iter().enumerate() {
+        label(&mut svg, curve, index, curves.len(), &axis);
     }
     svg.finish(HEIGHT)
 }
@@ -35,13 +44,13 @@ struct Axis {
 }
 
 impl Axis {
-    fn over(runs: &[Run]) -> Self {
-        let ends = runs.iter().filter(|run| run.transactions > 0);
+    fn over(curves: &[Curve<'_>]) -> Self {
+        let ends = curves.iter().filter(|curve| !curve.histogram_ns.is_empty());
         let low = ends
             .clone()
-            .map(|run| run.rtt_us.min * 1_000.0)
+            .map(|curve| curve.rtt.min * 1_000.0)
             .fold(f64::INFINITY, f64::min);
-        let high = ends.map(|run| run.rtt_us.max * 1_000.0).fold(1.0, f64::max);
+        let high = ends.map(|curve| curve.rtt.max * 1_000.0).fold(1.0, f64::max);
         let low = if low.is_finite() {
             low.max(1.0).log10().floor() as i32
         } else {
@@ -64,7 +73,7 @@ fn y(share: f64) -> f64 {
     BOTTOM - share * (BOTTOM - TOP)
 }
 
-fn grid(svg: &mut Svg, axis: &Axis) {
+fn grid(svg: &mut Svg, axis: &Axis, what: &str) {
     for quarter in 0..=4_u8 {
         let share = f64::from(quarter) / 4.0;
         svg.line("grid", (LEFT, y(share)), (RIGHT, y(share)));
@@ -96,7 +105,7 @@ fn grid(svg: &mut Svg, axis: &Axis) {
         "axis",
         (middle, BOTTOM + 38.0),
         Anchor::Middle,
-        "round-trip time at the client (log scale)",
+        &format!("{what} (log scale)"),
     );
 }
 
@@ -115,12 +124,12 @@ fn tick(ns: f64) -> String {
 }
 
 /// The curve as steps; buckets that hardly move it are skipped.
-fn curve(run: &Run, axis: &Axis) -> Vec<(f64, f64)> {
-    let total: u64 = run.histogram_ns.iter().map(|(_, count)| count).sum();
-    let mut points = vec![(axis.x(run.rtt_us.min * 1_000.0), y(0.0))];
+fn steps(curve: &Curve<'_>, axis: &Axis) -> Vec<(f64, f64)> {
+    let total: u64 = curve.histogram_ns.iter().map(|(_, count)| count).sum();
+    let mut points = vec![(axis.x(curve.rtt.min * 1_000.0), y(0.0))];
     let mut below = 0_u64;
-    for (low, count) in &run.histogram_ns {
-        let x = axis.x((*low as f64).max(run.rtt_us.min * 1_000.0));
+    for (low, count) in curve.histogram_ns {
+        let x = axis.x((*low as f64).max(curve.rtt.min * 1_000.0));
         let before = y(below as f64 / total.max(1) as f64);
         below += count;
         let after = y(below as f64 / total.max(1) as f64);
@@ -132,26 +141,26 @@ fn curve(run: &Run, axis: &Axis) -> Vec<(f64, f64)> {
             points.push((x, after));
         }
     }
-    points.push((axis.x(run.rtt_us.max * 1_000.0), y(1.0)));
+    points.push((axis.x(curve.rtt.max * 1_000.0), y(1.0)));
     points.push((RIGHT, y(1.0)));
     points
 }
 
 /// Names a curve beside it; each at a height of its own, so that curves close together keep readable names.
-fn label(svg: &mut Svg, run: &Run, index: usize, runs: usize, axis: &Axis) {
-    if run.transactions == 0 {
+fn label(svg: &mut Svg, curve: &Curve<'_>, index: usize, curves: usize, axis: &Axis) {
+    if curve.histogram_ns.is_empty() {
         return;
     }
-    let share = 0.82 - 0.64 * (index as f64 + 0.5) / runs as f64;
-    let x = axis.x(value_at(run, share));
+    let share = 0.82 - 0.64 * (index as f64 + 0.5) / curves as f64;
+    let x = axis.x(value_at(curve, share));
     let text = format!(
         "{}  p50 {}  p99 {}",
-        run.filter,
-        micros(run.rtt_us.p50),
-        micros(run.rtt_us.p99)
+        curve.name,
+        micros(curve.rtt.p50),
+        micros(curve.rtt.p99)
     );
-    let class = format!("name p-{}", run.filter);
-    svg.circle(&format!("dot p-{}", run.filter), (x, y(share)), 3.5);
+    let class = format!("name {}", curve.class);
+    svg.circle(&format!("dot {}", curve.class), (x, y(share)), 3.5);
     // On the right half there is more room to the left of the curve.
     if x > f64::midpoint(LEFT, RIGHT) {
         svg.text(&class, (x - 10.0, y(share) + 4.0), Anchor::End, &text);
@@ -161,14 +170,14 @@ fn label(svg: &mut Svg, run: &Run, index: usize, runs: usize, axis: &Axis) {
 }
 
 /// The time in nanoseconds below which this share of transactions lies.
-fn value_at(run: &Run, share: f64) -> f64 {
-    let total: u64 = run.histogram_ns.iter().map(|(_, count)| count).sum();
+fn value_at(curve: &Curve<'_>, share: f64) -> f64 {
+    let total: u64 = curve.histogram_ns.iter().map(|(_, count)| count).sum();
     let mut below = 0_u64;
-    for (low, count) in &run.histogram_ns {
+    for (low, count) in curve.histogram_ns {
         below += count;
         if below as f64 >= share * total as f64 {
-            return (*low as f64).max(run.rtt_us.min * 1_000.0);
+            return (*low as f64).max(curve.rtt.min * 1_000.0);
         }
     }
-    run.rtt_us.max * 1_000.0
+    curve.rtt.max * 1_000.0
 }

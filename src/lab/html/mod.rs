@@ -1,9 +1,9 @@
 //! The report as one self-contained page: no script, no font, no picture from elsewhere, readable in light and
 //! dark.
 
-mod cdf;
+pub(crate) mod cdf;
 mod sequence;
-mod stages;
+pub(crate) mod stages;
 pub(crate) mod svg;
 #[cfg(test)]
 mod tests;
@@ -27,13 +27,13 @@ pub(super) fn render(report: &LabReport) -> String {
     let mut page = String::new();
     head(&mut page, report);
     cards(&mut page, report);
-    section(&mut page, "Round-trip time", &cdf::draw(&report.runs), "");
+    section(&mut page, "Round-trip time", &distributions(report), "");
     latency_table(&mut page, report);
     sequences(&mut page, report);
     section(
         &mut page,
         "Where a frame's time in the switch goes",
-        &stages::draw(&report.runs),
+        &stage_bars(report),
         "Mean of all frames of the measured phase. Each stage ends where the next one starts, so they sum to the \
          residence time, which is measured by itself.",
     );
@@ -112,7 +112,35 @@ fn cards(page: &mut String, report: &LabReport) {
     page.push_str("</section>\n");
 }
 
-fn section(page: &mut String, title: &str, drawing: &str, note: &str) {
+fn distributions(report: &LabReport) -> String {
+    fn curve(run: &Run) -> cdf::Curve<'_> {
+        cdf::Curve {
+            name: run.filter.to_string(),
+            class: format!("p-{}", run.filter),
+            rtt: &run.rtt_us,
+            histogram_ns: &run.histogram_ns,
+        }
+    }
+    let curves: Vec<cdf::Curve<'_>> = report.runs.iter().map(curve).collect();
+    cdf::draw(&curves, "round-trip time at the client")
+}
+
+fn stage_bars(report: &LabReport) -> String {
+    let bars: Vec<stages::Bar<'_>> = report
+        .runs
+        .iter()
+        .flat_map(|run| {
+            run.directions.iter().map(move |direction| stages::Bar {
+                name: run.filter.to_string(),
+                class: format!("p-{}", run.filter),
+                direction,
+            })
+        })
+        .collect();
+    stages::draw(&bars)
+}
+
+pub(crate) fn section(page: &mut String, title: &str, drawing: &str, note: &str) {
     let _ = write!(
         page,
         "<h2>{title}</h2>\n<figure class=\"wide\">\n{drawing}</figure>\n"
@@ -123,7 +151,7 @@ fn section(page: &mut String, title: &str, drawing: &str, note: &str) {
 }
 
 /// Writes a table; the first cell of a row names it.
-fn table(page: &mut String, header: &[String], rows: &[Vec<String>]) {
+pub(crate) fn table(page: &mut String, header: &[String], rows: &[Vec<String>]) {
     page.push_str("<div class=\"scroll\"><table>\n<thead><tr>");
     for cell in header {
         let _ = write!(page, "<th>{}</th>", escape(cell));
@@ -139,7 +167,7 @@ fn table(page: &mut String, header: &[String], rows: &[Vec<String>]) {
     page.push_str("</tbody>\n</table></div>\n");
 }
 
-fn owned(words: &[&str]) -> Vec<String> {
+pub(crate) fn owned(words: &[&str]) -> Vec<String> {
     words.iter().map(|&word| word.to_owned()).collect()
 }
 

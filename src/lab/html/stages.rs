@@ -7,7 +7,7 @@ use introspection::stage::Stage;
 
 use super::svg::{Anchor, Svg};
 use crate::lab::format::micros;
-use crate::lab::report::{DirectionStages, Run};
+use crate::lab::report::DirectionStages;
 
 const WIDTH: f64 = 1080.0;
 const LEFT: f64 = 176.0;
@@ -18,31 +18,28 @@ const BAR: f64 = 22.0;
 const ROW: f64 = 32.0;
 const LEGEND: f64 = 34.0;
 
-/// Draws the bars of all runs.
-pub(super) fn draw(runs: &[Run]) -> String {
-    let rows: Vec<(&Run, &DirectionStages)> = runs
-        .iter()
-        .flat_map(|run| run.directions.iter().map(move |direction| (run, direction)))
-        .collect();
-    let widest = rows
-        .iter()
-        .map(|(_, direction)| work(direction))
-        .fold(0.01, f64::max);
+/// One bar.
+pub(crate) struct Bar<'a> {
+    /// Its name.
+    pub(crate) name: String,
+    /// The style sheet's class for its colour.
+    pub(crate) class: String,
+    /// What it shows.
+    pub(crate) direction: &'a DirectionStages,
+}
+
+/// Draws the bars.
+pub(crate) fn draw(rows: &[Bar<'_>]) -> String {
+    let widest = rows.iter().map(|bar| work(bar.direction)).fold(0.01, f64::max);
     let longest_hold = rows
         .iter()
-        .map(|(_, d)| d.stages_us.of(Stage::Hold))
+        .map(|bar| bar.direction.stages_us.of(Stage::Hold))
         .fold(0.0, f64::max);
     let room = RIGHT - LEFT - FIGURE_WIDTH - if longest_hold > 0.0 { HOLD_WIDTH } else { 0.0 };
     let mut svg = Svg::new(WIDTH, "Mean time of a frame in each stage of the switch");
     legend(&mut svg, longest_hold > 0.0);
-    for (index, (run, direction)) in rows.iter().enumerate() {
-        row(
-            &mut svg,
-            LEGEND + index as f64 * ROW,
-            run,
-            direction,
-            room / widest,
-        );
+    for (index, bar) in rows.iter().enumerate() {
+        row(&mut svg, LEGEND + index as f64 * ROW, bar, room / widest);
     }
     svg.finish(LEGEND + rows.len() as f64 * ROW + 4.0)
 }
@@ -64,13 +61,14 @@ fn legend(svg: &mut Svg, holds: bool) {
     }
 }
 
-fn row(svg: &mut Svg, top: f64, run: &Run, direction: &DirectionStages, scale: f64) {
+fn row(svg: &mut Svg, top: f64, bar: &Bar<'_>, scale: f64) {
+    let direction = bar.direction;
     let middle = top + BAR / 2.0 + 4.0;
     svg.text(
-        &format!("name p-{}", run.filter),
+        &format!("name {}", bar.class),
         (0.0, middle),
         Anchor::Start,
-        &run.filter.to_string(),
+        &bar.name,
     );
     svg.text(
         "tick",

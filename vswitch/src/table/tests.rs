@@ -112,7 +112,9 @@ fn a_hundred_thousand_addresses_behind_one_port_find_room() {
     for n in 0..100_000 {
         assert_ne!(table.learn(mac(n), 0, PortId(1), 0), Learned::Refused);
     }
-    let known = (0..100_000).filter(|n| table.lookup(mac(*n), 0, 0).is_some()).count();
+    let known = (0..100_000)
+        .filter(|n| table.lookup(mac(*n), 0, 0).is_some())
+        .count();
     assert!(known >= 99_950, "{known} of 100,000");
     table.allow(PortId(1), 100);
     assert_eq!(table.learn(mac(100_000), 0, PortId(1), 299), Learned::Refused);

@@ -7,8 +7,8 @@ mod release;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use microguest::cmdline::Parameters;
 
-use super::Role;
 use crate::agent;
 use crate::lab::args::Args;
 use crate::lab::private_dir::PrivateDir;
@@ -83,12 +83,8 @@ impl Linux {
 }
 
 /// A guest's command line: the kernel's own words, then, behind two dashes, the agent's.
-pub(super) fn cmdline(role: Role, args: &Args) -> String {
-    format!(
-        "{CMDLINE} rdinit={} -- {}",
-        agent::PATH,
-        super::parameters(role, args)
-    )
+pub(super) fn cmdline(parameters: &Parameters) -> String {
+    format!("{CMDLINE} rdinit={} -- {parameters}", agent::PATH)
 }
 
 /// Whether this machine's KVM runs Linux, from `/proc/cpuinfo`: without the processor's virtualization flags, ring 0 is

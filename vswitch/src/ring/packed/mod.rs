@@ -272,9 +272,9 @@ impl Format for Packed {
         let event = self.layout.driver_event();
         match event >> 16 & 3 {
             ENABLE => true,
-            AT_DESCRIPTOR if self.options.event_idx => {
-                self.unnotified.is_none_or(|slots| self.stepped_over(event as u16, slots))
-            }
+            AT_DESCRIPTOR if self.options.event_idx => self
+                .unnotified
+                .is_none_or(|slots| self.stepped_over(event as u16, slots)),
             _ => false,
         }
     }

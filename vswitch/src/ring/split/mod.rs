@@ -238,7 +238,8 @@ impl Format for Split {
     }
 
     fn unannounced(&self) -> Option<u32> {
-        self.notified.map(|before| self.published.wrapping_sub(before).into())
+        self.notified
+            .map(|before| self.published.wrapping_sub(before).into())
     }
 
     fn wants_notification(&self) -> bool {
