@@ -25,6 +25,8 @@ pub enum Nic<'a> {
         netns: &'a str,
         /// The interface.
         interface: &'a str,
+        /// MSI-X vectors of the device; without any it has a line interrupt, as those on a vhost-user socket have.
+        vectors: u64,
     },
 }
 
@@ -117,13 +119,15 @@ impl Nic<'_> {
                     &device,
                 ]);
             }
-            Nic::Tap { interface, .. } => {
+            Nic::Tap {
+                interface, vectors, ..
+            } => {
                 let netdev = format!("tap,id=n,ifname={interface},script=no,downscript=no,vhost=off");
                 command.args([
                     "-netdev",
                     &netdev,
                     "-device",
-                    &format!("virtio-net-pci,netdev=n,{mac}"),
+                    &format!("virtio-net-pci,netdev=n,vectors={vectors},{mac}"),
                 ]);
             }
         }

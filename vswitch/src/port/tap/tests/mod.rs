@@ -61,7 +61,7 @@ pub(in crate::port) fn skip(test: &str) -> bool {
 }
 
 /// Runs `ip` in the calling thread's namespace.
-pub(in crate::port) fn ip(arguments: &str) {
+pub(in crate::port) fn ip(arguments: &str) -> String {
     let output = Command::new("ip")
         .args(arguments.split(' '))
         .output()
@@ -71,6 +71,7 @@ pub(in crate::port) fn ip(arguments: &str) {
         "ip {arguments}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// What a pump saw.

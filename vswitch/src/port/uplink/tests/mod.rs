@@ -34,7 +34,20 @@ fn pair() -> [Arc<dyn Backend>; 2] {
     for link in ["u0", "u1"] {
         ip(&format!("link set {link} up"));
     }
+    for link in ["u0", "u1"] {
+        await_carrier(link);
+    }
     ["u0", "u1"].map(|link| open_packet(link).expect("an uplink"))
+}
+
+/// Waits until the kernel has noticed an interface's carrier, which it does once a second at times; until then it drops without a word
+/// what is sent.
+fn await_carrier(link: &str) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !ip(&format!("-o link show {link}")).contains("state UP") {
+        assert!(std::time::Instant::now() < end, "{link} has no carrier");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 /// Frames of the made-up protocol that came in, once there are as many as expected: a busy kernel lets them wait. Its own are
