@@ -8,7 +8,7 @@ use introspection::Profile;
 use microguest::cmdline::{Go, MAX_RATE, Workload as GuestWorkload};
 use microguest::report::Line;
 use vswitch::Switch;
-use vswitch::control::{FilterConfig, SwitchConfig};
+use vswitch::control::{Attribution, FilterConfig, SwitchConfig};
 
 use super::args::Args;
 use super::guests;
@@ -65,7 +65,7 @@ impl Session<'_> {
         let load = Load::Open { rate: MAX_RATE, size };
         let orders = self.orders(load, 1, CAPACITY_SLICE);
         let dir = PrivateDir::new()?;
-        let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
+        let switch = start_switch()?;
         let guests = guests::start(self.kind, &switch, &dir, &orders)?;
         let mut series = Series::begin(guests, self.interrupt, CAPACITY_SLICE)?;
         if let Some(first) = self.contenders.first() {
@@ -113,7 +113,7 @@ impl Session<'_> {
         let phases = repeats * self.contenders.len() as u32;
         let orders = self.orders(load, phases, length);
         let dir = PrivateDir::new()?;
-        let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
+        let switch = start_switch()?;
         let guests = guests::start(self.kind, &switch, &dir, &orders)?;
         let mut series = Series::begin(guests, self.interrupt, length)?;
         let mut rng = Rng::with_seed(self.args.seed);
@@ -172,6 +172,13 @@ impl Session<'_> {
 /// How many slices without a switch stand beside so many repeats.
 pub(super) fn empty_slices(repeats: u32) -> u32 {
     repeats.min(EMPTY_SLICES)
+}
+
+/// A switch that stamps every frame: a slow load's sample would be small.
+fn start_switch() -> Result<Switch> {
+    let switch = Switch::start(&SwitchConfig::default()).context("starting the switch")?;
+    switch.set_attribution(Attribution::Full);
+    Ok(switch)
 }
 
 fn set_filter(switch: &Switch, contender: &Contender, watch: bool) -> Result<()> {
