@@ -2,13 +2,19 @@
 
 use std::collections::HashMap;
 
-use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport, UdpMeta};
+use offload::{FrameMeta, TcpFlags, Transport, UdpMeta};
 
 use crate::stall::{Point, StallWatcher};
 use crate::{
     Action, Direction, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant, Profile,
     ReleaseCause, build,
 };
+
+#[path = "../tests/common/frames.rs"]
+mod frames;
+
+const GUEST: [u8; 4] = [192, 0, 2, 1];
+const PEER: [u8; 4] = [192, 0, 2, 2];
 
 /// A TCP segment between 192.0.2.1:4000 (the guest) and 192.0.2.2:80.
 #[derive(Clone, Copy, Debug)]
@@ -80,23 +86,14 @@ impl Segment {
 
     /// Its metadata.
     pub(crate) fn meta(self) -> FrameMeta {
-        let (guest, peer) = (self.port, 80);
-        let (src_port, dst_port) = if self.to_guest {
-            (peer, guest)
-        } else {
-            (guest, peer)
-        };
-        let transport = Transport::Tcp(TcpMeta {
-            src_port,
-            dst_port,
+        let tcp = frames::Tcp {
             seq: self.seq,
             ack: self.ack,
-            flags: TcpFlags(self.flags),
+            flags: self.flags,
             window: 65_000,
-            payload_offset: 54,
-            payload_len: self.len,
-        });
-        frame(self.to_guest, 6, transport, 54 + self.len)
+            len: self.len,
+        };
+        frames::tcp(self.to_guest, [(GUEST, self.port), (PEER, 80)], false, tcp)
     }
 }
 
@@ -109,29 +106,7 @@ pub(crate) fn udp(payload: &[u8]) -> FrameMeta {
         payload_offset: 42,
         payload_len: len,
     });
-    frame(false, 17, transport, 42 + len)
-}
-
-fn frame(to_guest: bool, protocol: u8, transport: Transport, len: u32) -> FrameMeta {
-    let (guest, peer) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-    let (src, dst) = if to_guest { (peer, guest) } else { (guest, peer) };
-    FrameMeta {
-        frame_len: len,
-        dst: MacAddr([2, 0, 0, 0, 0, 2]),
-        src: MacAddr([2, 0, 0, 0, 0, 1]),
-        vlan: None,
-        ethertype: 0x0800,
-        network_offset: 14,
-        network: Network::Ipv4(IpMeta {
-            src,
-            dst,
-            protocol,
-            fragment: false,
-            transport_offset: 34,
-            end: len,
-            transport,
-        }),
-    }
+    frames::ipv4(false, [GUEST, PEER], 17, false, transport, 42 + len)
 }
 
 /// A port with a filter and a watcher on both sides of it, in virtual time.

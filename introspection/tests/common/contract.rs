@@ -8,7 +8,10 @@ use introspection::{
     Action, Caps, Direction, DropCause, Filter, FilterChain, FilterOptions, FlowKey, FrameId, FrameRef,
     Instant, Needs, Profile, Rule, RuleAction, RuleSet, build, compose,
 };
-use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport, UdpMeta};
+use offload::{FrameMeta, TcpFlags, TcpMeta, Transport, UdpMeta};
+
+#[path = "frames.rs"]
+mod frames;
 
 /// Small, so that all of them are met.
 const CAPS: Caps = Caps {
@@ -260,7 +263,14 @@ impl Owner {
         Frame {
             id,
             direction,
-            meta: meta(direction, transport, 54 + len as u32, fragment),
+            meta: frames::ipv4(
+                direction == Direction::Rx,
+                [[192, 0, 2, 1], [192, 0, 2, 2]],
+                6,
+                fragment,
+                transport,
+                54 + len as u32,
+            ),
             payload,
             gso_size,
             at: self.now,
@@ -415,30 +425,5 @@ impl Owner {
             let first = self.held.values().next().map(|frame| frame.at);
             assert_eq!(due, first.map(|at| at.after(patience)));
         }
-    }
-}
-
-fn meta(direction: Direction, transport: Transport, len: u32, fragment: bool) -> FrameMeta {
-    let (guest, peer) = ([192, 0, 2, 1].into(), [192, 0, 2, 2].into());
-    let (src, dst) = match direction {
-        Direction::Tx => (guest, peer),
-        Direction::Rx => (peer, guest),
-    };
-    FrameMeta {
-        frame_len: len,
-        dst: MacAddr([2, 0, 0, 0, 0, 2]),
-        src: MacAddr([2, 0, 0, 0, 0, 1]),
-        vlan: None,
-        ethertype: 0x0800,
-        network_offset: 14,
-        network: Network::Ipv4(IpMeta {
-            src,
-            dst,
-            protocol: 6,
-            fragment,
-            transport_offset: 34,
-            end: len,
-            transport,
-        }),
     }
 }

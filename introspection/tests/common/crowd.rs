@@ -6,9 +6,12 @@ use introspection::{
     Action, Caps, Direction, Filter, FilterOptions, FrameId, FrameRef, Instant, Profile, Rule, RuleAction,
     RuleSet, build,
 };
-use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport};
+use offload::{FrameMeta, TcpFlags};
 
 use crate::counting::allocated;
+
+#[path = "frames.rs"]
+mod frames;
 
 /// A filter with a rule, and what it was shown.
 pub(crate) struct Crowd {
@@ -77,39 +80,21 @@ impl Crowd {
 
 fn meta(flow: u32, direction: Direction, offset: u32, len: u32) -> FrameMeta {
     let [_, a, b, c] = flow.to_be_bytes();
-    let (guest, peer) = (([192, 0, 2, 1].into(), 443), ([10, a, b, c].into(), 50_000));
-    let (src, dst) = match direction {
-        Direction::Tx => (guest, peer),
-        Direction::Rx => (peer, guest),
-    };
     let (seq, ack) = match direction {
         Direction::Tx => (offset, 1),
         Direction::Rx => (1, offset),
     };
-    FrameMeta {
-        frame_len: 54 + len,
-        dst: MacAddr([2, 0, 0, 0, 0, 2]),
-        src: MacAddr([2, 0, 0, 0, 0, 1]),
-        vlan: None,
-        ethertype: 0x0800,
-        network_offset: 14,
-        network: Network::Ipv4(IpMeta {
-            src: src.0,
-            dst: dst.0,
-            protocol: 6,
-            fragment: false,
-            transport_offset: 34,
-            end: 54 + len,
-            transport: Transport::Tcp(TcpMeta {
-                src_port: src.1,
-                dst_port: dst.1,
-                seq,
-                ack,
-                flags: TcpFlags(TcpFlags::ACK),
-                window: 1000,
-                payload_offset: 54,
-                payload_len: len,
-            }),
-        }),
-    }
+    let segment = frames::Tcp {
+        seq,
+        ack,
+        flags: TcpFlags::ACK,
+        window: 1000,
+        len,
+    };
+    frames::tcp(
+        direction == Direction::Rx,
+        [([192, 0, 2, 1], 443), ([10, a, b, c], 50_000)],
+        false,
+        segment,
+    )
 }

@@ -3,7 +3,10 @@
 use introspection::stage::{Stage, StageHistograms, Stamps};
 use introspection::stall::{Point, StallWatcher};
 use introspection::{Action, Direction, Filter, FrameId, FrameRef, Instant};
-use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport};
+use offload::{FrameMeta, TcpFlags};
+
+#[path = "frames.rs"]
+mod frames;
 
 /// Frames of one round.
 pub(crate) const FRAMES: usize = 32;
@@ -97,35 +100,17 @@ impl Traffic {
 }
 
 fn segment(direction: Direction, seq: u32, len: u32, ack: u32) -> FrameMeta {
-    let (guest, peer) = (([192, 0, 2, 1].into(), 4000), ([192, 0, 2, 2].into(), 80));
-    let (src, dst) = match direction {
-        Direction::Tx => (guest, peer),
-        Direction::Rx => (peer, guest),
+    let segment = frames::Tcp {
+        seq,
+        ack,
+        flags: TcpFlags::ACK,
+        window: 1000,
+        len,
     };
-    FrameMeta {
-        frame_len: 54 + len,
-        dst: MacAddr([2, 0, 0, 0, 0, 2]),
-        src: MacAddr([2, 0, 0, 0, 0, 1]),
-        vlan: None,
-        ethertype: 0x0800,
-        network_offset: 14,
-        network: Network::Ipv4(IpMeta {
-            src: src.0,
-            dst: dst.0,
-            protocol: 6,
-            fragment: false,
-            transport_offset: 34,
-            end: 54 + len,
-            transport: Transport::Tcp(TcpMeta {
-                src_port: src.1,
-                dst_port: dst.1,
-                seq,
-                ack,
-                flags: TcpFlags(TcpFlags::ACK),
-                window: 1000,
-                payload_offset: 54,
-                payload_len: len,
-            }),
-        }),
-    }
+    frames::tcp(
+        direction == Direction::Rx,
+        [([192, 0, 2, 1], 4000), ([192, 0, 2, 2], 80)],
+        false,
+        segment,
+    )
 }

@@ -6,7 +6,10 @@ use introspection::{
     Action, Direction, DropCause, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant, Profile,
     Rule, RuleAction, RuleMatch, RuleSet, build,
 };
-use offload::{FrameMeta, IpMeta, MacAddr, Network, TcpFlags, TcpMeta, Transport};
+use offload::{FrameMeta, TcpFlags};
+
+#[path = "../common/frames.rs"]
+mod frames;
 
 /// The sequence number of the first octet; streams wrap around behind their 20th.
 pub(crate) const START: u32 = u32::MAX - 19;
@@ -60,38 +63,15 @@ impl Segment {
     }
 
     fn meta(&self) -> FrameMeta {
-        let len = self.payload.len() as u32;
-        let (guest, peer) = (([192, 0, 2, 1].into(), 4000), ([192, 0, 2, 2].into(), 80));
-        let (src, dst) = match self.direction {
-            Direction::Tx => (guest, peer),
-            Direction::Rx => (peer, guest),
+        let segment = frames::Tcp {
+            seq: self.seq,
+            ack: self.ack,
+            flags: self.flags,
+            window: 65_000,
+            len: self.payload.len() as u32,
         };
-        FrameMeta {
-            frame_len: 54 + len,
-            dst: MacAddr([2, 0, 0, 0, 0, 2]),
-            src: MacAddr([2, 0, 0, 0, 0, 1]),
-            vlan: None,
-            ethertype: 0x0800,
-            network_offset: 14,
-            network: Network::Ipv4(IpMeta {
-                src: src.0,
-                dst: dst.0,
-                protocol: 6,
-                fragment: self.fragment,
-                transport_offset: 34,
-                end: 54 + len,
-                transport: Transport::Tcp(TcpMeta {
-                    src_port: src.1,
-                    dst_port: dst.1,
-                    seq: self.seq,
-                    ack: self.ack,
-                    flags: TcpFlags(self.flags),
-                    window: 65_000,
-                    payload_offset: 54,
-                    payload_len: len,
-                }),
-            }),
-        }
+        let ends = [([192, 0, 2, 1], 4000), ([192, 0, 2, 2], 80)];
+        frames::tcp(self.direction == Direction::Rx, ends, self.fragment, segment)
     }
 }
 
