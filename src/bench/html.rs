@@ -9,7 +9,7 @@ use crate::lab::format::{count, micros};
 use crate::lab::html::cdf::{self, Curve};
 use crate::lab::html::stages::{self, Bar};
 use crate::lab::html::svg::{Anchor, Svg, escape};
-use crate::lab::html::{STYLE, owned, section, table};
+use crate::lab::html::{STYLE, measured_on, owned, section, table};
 
 const WIDTH: f64 = 1080.0;
 const HEIGHT: f64 = 330.0;
@@ -371,29 +371,13 @@ fn changes(page: &mut String, report: &Report) {
 }
 
 fn facts(page: &mut String, report: &Report) {
-    let host = &report.host;
     let empty = |metric| {
         let runs = report.points.iter().filter_map(|point| point.run(Part::Empty));
         let figures = runs.filter_map(|run| run.slices.get(&metric)).flatten().copied();
         let figures: Vec<f64> = figures.collect();
         micros(super::stats::median(&figures))
     };
-    let mut rows = vec![
-        ("Command", host.command.clone()),
-        ("Date", host.date.clone()),
-        ("Enlight", report.version.clone()),
-        (
-            "Processor",
-            format!(
-                "{}, {} cores, {} MiB",
-                host.cpu,
-                host.cores,
-                count(host.memory_mib)
-            ),
-        ),
-        ("Kernel", format!("Linux {}", host.kernel)),
-        ("Two readings of the clock", format!("{:.0} ns", report.stamps_ns)),
-    ];
+    let mut rows = vec![("Two readings of the clock", format!("{:.0} ns", report.stamps_ns))];
     if let Some(kind) = report.settings.guests {
         let text = format!(
             "{}: p50 {}, p99 {}; in both A and B, so that it cancels",
@@ -409,9 +393,5 @@ fn facts(page: &mut String, report: &Report) {
             format!("{} transactions a second", count(capacity as u64)),
         ));
     }
-    page.push_str("<h2>Measured on</h2>\n<dl>\n");
-    for (name, value) in rows {
-        let _ = writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
-    }
-    page.push_str("</dl>\n");
+    measured_on(page, &report.host, &report.version, rows);
 }

@@ -206,13 +206,7 @@ impl<'a> Series<'a> {
             phase: 0,
             limit: 4 * length + PATIENCE,
         };
-        series.listener.wait(
-            "the server's listening",
-            START,
-            || (),
-            |_, line| matches!(line, Line::Listening { .. }).then_some(()),
-        )?;
-        series.listener.guests().start_client()?;
+        series.listener.begin(START)?;
         series.client("the client's being ready", START, |line| {
             *line == Line::Ready { phase: 0 }
         })?;

@@ -60,13 +60,7 @@ impl Session<'_, '_> {
         let mut all: Vec<Measured> = Vec::with_capacity(self.args.filters.len());
         let boot = if self.args.wants_linux() { LINUX_BOOT } else { BOOT };
         self.progress.say("booting".to_owned());
-        self.guests.wait(
-            "the server's listening",
-            boot,
-            || (),
-            |_, line| matches!(line, Line::Listening { .. }).then_some(()),
-        )?;
-        self.guests.guests().start_client()?;
+        self.guests.begin(boot)?;
         self.client_says(Line::Ready { phase: 0 }, "the client's being ready", boot)?;
         for (phase, profile) in (0..).zip(self.args.filters.iter().copied()) {
             self.progress.begin(phase);

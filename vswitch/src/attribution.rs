@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::OnceLock;
 
 use introspection::Instant;
-use introspection::flow::{Endpoint, FlowCost, FlowKey, TopFlows};
+use introspection::flow::{FlowCost, FlowKey, TopFlows};
 use introspection::stage::{Stage, StageHistograms, Stamps};
 
 use crate::clock;
@@ -128,7 +128,7 @@ impl Prices {
                 black_box(clock::now());
             }),
             record: price(|_| stages.record(black_box(&stamps), 1)),
-            flow: price(|turn| flows.note(Some(some_flow(turn)), black_box(&cost))),
+            flow: price(|turn| flows.note(Some(FlowKey::sample(turn)), black_box(&cost))),
         }
     }
 }
@@ -143,19 +143,6 @@ fn price(mut work: impl FnMut(u16)) -> f64 {
     };
     let best = (0..5).map(|_| round()).min().unwrap_or(0);
     best as f64 / f64::from(TURNS)
-}
-
-fn some_flow(number: u16) -> FlowKey {
-    let end = |last, port| Endpoint {
-        addr: [192, 0, 2, last].into(),
-        port,
-    };
-    FlowKey {
-        local: end(1, number),
-        remote: end(2, 80),
-        protocol: 6,
-        vlan: 0,
-    }
 }
 
 #[cfg(test)]

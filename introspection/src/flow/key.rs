@@ -71,6 +71,21 @@ impl FlowKey {
         })
     }
 
+    /// A made-up TCP flow, one for each number, to measure and to test with.
+    #[doc(hidden)]
+    pub fn sample(number: u16) -> Self {
+        let end = |last, port| Endpoint {
+            addr: [192, 0, 2, last].into(),
+            port,
+        };
+        Self {
+            local: end(1, number),
+            remote: end(2, 80),
+            protocol: TCP,
+            vlan: 0,
+        }
+    }
+
     /// The flow and direction of a frame of which it is not known who the guest is (a capture): the lesser
     /// end is taken for the guest's.
     pub fn canonical(meta: &FrameMeta) -> Option<(Self, Direction)> {

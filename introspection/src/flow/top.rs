@@ -192,21 +192,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::flow::Endpoint;
     use proptest::prelude::*;
-
-    fn flow(number: u16) -> FlowKey {
-        let end = |last, port| Endpoint {
-            addr: [192, 0, 2, last].into(),
-            port,
-        };
-        FlowKey {
-            local: end(1, number),
-            remote: end(2, 80),
-            protocol: 6,
-            vlan: 0,
-        }
-    }
 
     fn cost(total_ns: u64) -> FlowCost {
         FlowCost {
@@ -224,18 +210,18 @@ mod tests {
         let mut flows = TopFlows::new(64);
         assert!(flows.is_empty());
         for _ in 0..3 {
-            flows.note(Some(flow(1)), &cost(10));
+            flows.note(Some(FlowKey::sample(1)), &cost(10));
         }
-        flows.note(Some(flow(2)), &cost(25));
+        flows.note(Some(FlowKey::sample(2)), &cost(25));
         flows.note(None, &cost(1_000));
         let top = flows.top(9);
         assert_eq!(
             top.iter().map(|one| one.flow).collect::<Vec<_>>(),
-            [flow(1), flow(2)]
+            [FlowKey::sample(1), FlowKey::sample(2)]
         );
         assert_eq!(top[0].cost.frames, 3);
         assert_eq!((top[0].cost.total_ns, top[0].cost.longest_ns), (30, 10));
-        assert_eq!(flows.get(&flow(2)), Some(top[1]));
+        assert_eq!(flows.get(&FlowKey::sample(2)), Some(top[1]));
         assert_eq!((flows.other().total_ns, flows.replaced()), (1_000, 0));
         flows.reset();
         assert_eq!((flows.len(), flows.other().frames), (0, 0));
@@ -250,8 +236,8 @@ mod tests {
             let mut flows = TopFlows::new(places);
             let mut truth: HashMap<FlowKey, FlowCost> = HashMap::new();
             for (number, ns) in notes {
-                flows.note(Some(flow(number)), &cost(ns));
-                truth.entry(flow(number)).or_default().add(&cost(ns));
+                flows.note(Some(FlowKey::sample(number)), &cost(ns));
+                truth.entry(FlowKey::sample(number)).or_default().add(&cost(ns));
             }
             prop_assert!(flows.len() <= places.clamp(WAYS, 1 << 20).next_power_of_two());
             for one in flows.top(usize::MAX) {

@@ -14,7 +14,6 @@ use microguest::station::{Link, Station};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 
 use crate::lab::guests::{Event, Guests, Orders, Role};
-use crate::lab::report::GuestInfo;
 
 /// Octets of a frame: an MTU of 1500 and the Ethernet header.
 const FRAME: usize = 1514;
@@ -55,17 +54,9 @@ impl Guests for DirectGuests {
         &self.events
     }
 
-    fn start_client(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn go(&mut self) -> Result<()> {
         self.go.store(true, Ordering::Release);
         Ok(())
-    }
-
-    fn info(&self) -> Vec<GuestInfo> {
-        Vec::new()
     }
 
     fn stop(&mut self) {

@@ -20,7 +20,6 @@ use crate::agent::client::Client;
 use crate::agent::stream::Stream;
 use crate::agent::{Failure, interface, server};
 use crate::lab::guests::{Event, Guests, Orders, Role};
-use crate::lab::report::GuestInfo;
 
 /// IPv6 off: a kernel that looks for routers and neighbours by itself would be traffic of its own.
 const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
@@ -114,17 +113,9 @@ impl Guests for KernelGuests<'_> {
         &self.events
     }
 
-    fn start_client(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn go(&mut self) -> Result<()> {
         self.go.store(true, Ordering::Release);
         Ok(())
-    }
-
-    fn info(&self) -> Vec<GuestInfo> {
-        Vec::new()
     }
 
     fn stop(&mut self) {

@@ -139,29 +139,16 @@ fn merged(list: &PortFlows) -> Vec<(FlowKey, Row)> {
 #[cfg(test)]
 mod tests {
     use introspection::diagnosis::Cause;
-    use introspection::flow::{Endpoint, FlowCost, TopFlow};
+    use introspection::flow::{FlowCost, TopFlow};
     use introspection::stall::{FlowStalls, Gaps};
     use std::collections::BTreeMap;
     use vswitch::control::FlowList;
 
     use super::*;
 
-    fn flow(number: u16) -> FlowKey {
-        let end = |last, port| Endpoint {
-            addr: [192, 0, 2, last].into(),
-            port,
-        };
-        FlowKey {
-            local: end(1, number),
-            remote: end(2, 80),
-            protocol: 6,
-            vlan: 0,
-        }
-    }
-
     fn listed(number: u16, total_ns: u64) -> TopFlow<FlowCost> {
         TopFlow {
-            flow: flow(number),
+            flow: FlowKey::sample(number),
             cost: FlowCost {
                 frames: 3,
                 octets: 300,
@@ -191,7 +178,7 @@ mod tests {
             residence: list(vec![listed(1, 9_000_000), listed(2, 5_000)]),
             filter: list(vec![listed(2, 2_500), listed(3, 100)]),
             stalls: vec![TopFlow {
-                flow: flow(2),
+                flow: FlowKey::sample(2),
                 cost: FlowStalls {
                     causes: BTreeMap::from([(Cause::NagleDelayedAck, gaps)]).into(),
                 },

@@ -55,10 +55,6 @@ impl Guests for EndpointGuests<'_> {
         &self.events
     }
 
-    fn start_client(&mut self) -> Result<()> {
-        Ok(())
-    }
-
     fn go(&mut self) -> Result<()> {
         self.go.store(true, Ordering::Release);
         Ok(())

@@ -88,13 +88,17 @@ pub(crate) trait Guests {
     fn events(&self) -> &Receiver<(Role, Event)>;
 
     /// Starts the client, if it does not run yet; the server listens.
-    fn start_client(&mut self) -> Result<()>;
+    fn start_client(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Lets the client start the phase that it is ready for.
     fn go(&mut self) -> Result<()>;
 
     /// What is known of them, once both run.
-    fn info(&self) -> Vec<GuestInfo>;
+    fn info(&self) -> Vec<GuestInfo> {
+        Vec::new()
+    }
 
     /// Stops both and waits until they are gone.
     fn stop(&mut self);
@@ -120,6 +124,17 @@ impl<'a> Listener<'a> {
     /// The guests.
     pub(crate) fn guests(&mut self) -> &mut (dyn Guests + 'a) {
         self.guests.as_mut()
+    }
+
+    /// Waits until the server listens, and starts the client.
+    pub(crate) fn begin(&mut self, limit: Duration) -> Result<()> {
+        self.wait(
+            "the server's listening",
+            limit,
+            || (),
+            |_, line| matches!(line, Line::Listening { .. }).then_some(()),
+        )?;
+        self.guests.start_client()
     }
 
     /// Waits until `want` makes something of a line. `what` names it in the error; `tick` is called now and then.

@@ -15,7 +15,7 @@ use introspection::stage::Stage;
 
 use self::svg::escape;
 use super::format::{ack_delay, count, micros};
-use super::report::{GuestKind, LabReport, Run};
+use super::report::{GuestKind, HostFacts, LabReport, Run};
 
 /// The style sheet of this program's pages.
 pub(crate) const STYLE: &str = include_str!("style.css");
@@ -292,24 +292,30 @@ fn stalls(page: &mut String, report: &LabReport) {
     }
 }
 
-fn facts(page: &mut String, report: &LabReport) {
-    let host = &report.host;
-    let mut rows = vec![
+/// Says where and how a report was made; `more` comes behind what all reports have.
+pub(crate) fn measured_on(page: &mut String, host: &HostFacts, version: &str, more: Vec<(&str, String)>) {
+    let processor = format!(
+        "{}, {} cores, {} MiB",
+        host.cpu,
+        host.cores,
+        count(host.memory_mib)
+    );
+    let rows: [(&str, String); 5] = [
         ("Command", host.command.clone()),
         ("Date", host.date.clone()),
-        ("Enlight", report.version.clone()),
-        (
-            "Processor",
-            format!(
-                "{}, {} cores, {} MiB",
-                host.cpu,
-                host.cores,
-                count(host.memory_mib)
-            ),
-        ),
+        ("Enlight", version.to_owned()),
+        ("Processor", processor),
         ("Kernel", format!("Linux {}", host.kernel)),
-        ("KVM", host.kvm.clone()),
     ];
+    page.push_str("<h2>Measured on</h2>\n<dl>\n");
+    for (name, value) in rows.into_iter().chain(more) {
+        let _ = writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
+    }
+    page.push_str("</dl>\n");
+}
+
+fn facts(page: &mut String, report: &LabReport) {
+    let mut rows = vec![("KVM", report.host.kvm.clone())];
     if !report.settings.sysctls.is_empty() {
         rows.push(("Set in both guests", report.settings.sysctls.join(", ")));
     }
@@ -337,9 +343,5 @@ fn facts(page: &mut String, report: &LabReport) {
             text,
         ));
     }
-    page.push_str("<h2>Measured on</h2>\n<dl>\n");
-    for (name, value) in rows {
-        let _ = writeln!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
-    }
-    page.push_str("</dl>\n");
+    measured_on(page, &report.host, &report.version, rows);
 }
