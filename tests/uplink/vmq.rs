@@ -123,7 +123,8 @@ fn vm_queues_move_under_traffic_and_flows_stay_in_order() {
     assert_eq!(turned, None, "out of order, or twice");
     let vm = queue(&switch, "tap/vm");
     assert!(vm.vm && vm.moves > 20 && vm.frames > 100, "{vm:?}");
-    assert_eq!(vm.why, Why::Assigned);
+    // The balancer may have had the last word: what is assigned moves again when load shifts.
+    assert!(matches!(vm.why, Why::Assigned | Why::Balanced { .. }), "{vm:?}");
     for port in switch.stats().ports {
         assert!(port.counters.tx_dropped.is_empty(), "{port:?}");
         assert!(port.counters.rx_dropped.is_empty(), "{port:?}");
