@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use vswitch::control::{Attribution, AttributionStats};
@@ -86,6 +87,22 @@ pub(super) fn describe(stats: &AttributionStats) -> String {
     )
 }
 
+/// Lets the process open as many files as it may: the usual soft limit of 1,024 (getrlimit(2)) is one for programs that use
+/// `select`, and too low for a hundred ports.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(
+            "the limit of open files stays as it is, {:?}: {error}",
+            limit.current
+        );
+    }
+}
+
 fn serve(args: Args) -> Result<()> {
     let mut config = match &args.config {
         Some(file) => Config::load(file)?,
@@ -94,6 +111,7 @@ fn serve(args: Args) -> Result<()> {
     if args.control.is_some() {
         config.control = args.control;
     }
+    raise_open_files();
     // Before anything is there that a signal could leave behind.
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("watching for signals")?;
     let daemon = Daemon::start(config)?;

@@ -52,14 +52,16 @@ impl From<ControlError> for ApiError {
         let status = match &error {
             ControlError::NoSuchPort(_) => StatusCode::NOT_FOUND,
             ControlError::DuplicatePort(_) | ControlError::Backend { .. } => StatusCode::CONFLICT,
-            ControlError::TooManyPorts(_) => StatusCode::INSUFFICIENT_STORAGE,
+            ControlError::TooManyPorts(_) | ControlError::OpenFiles { .. } => {
+                StatusCode::INSUFFICIENT_STORAGE
+            }
             ControlError::BadName(_)
             | ControlError::BadVlan { .. }
             | ControlError::OutOfRange { .. }
             | ControlError::Chain { .. }
             | ControlError::Mirror { .. }
             | ControlError::Rules { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-            ControlError::Worker { .. } | ControlError::Placement(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ControlError::Worker { .. } | ControlError::Upkeep(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
     }

@@ -5,6 +5,7 @@
 //! makes room, captures left out: those are limited by themselves, and last.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixListener as StdListener;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::Service as _;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -68,6 +70,7 @@ pub(crate) fn spawn(
 
 async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let spare = Arc::new(Spare::default());
     let mut connections = JoinSet::new();
     let mut guests = Guests::default();
     loop {
@@ -87,17 +90,21 @@ async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver
             Ok((stream, _)) => {
                 let guest = guests.admit();
                 let connection = connection(stream, router.clone(), Arc::clone(&guest), stop.clone());
+                let spare = Arc::clone(&spare);
                 connections.spawn(async move {
                     tokio::select! {
                         () = connection => {}
                         () = guest.leave.notified() => tracing::debug!("a client of the control socket made room"),
                     }
                     drop(place);
+                    spare.keep();
                 });
             }
             Err(error) => {
                 tracing::debug!("accepting on the control socket: {error}");
-                tokio::time::sleep(ACCEPT_REST).await;
+                if error.raw_os_error() != Some(libc::EMFILE) || !spare.give() {
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
             }
         }
         while connections.try_join_next().is_some() {}
@@ -107,6 +114,33 @@ async fn serve(listener: UnixListener, router: Router, mut stop: watch::Receiver
     if tokio::time::timeout(FAREWELL, all).await.is_err() {
         connections.abort_all();
     }
+}
+
+/// A descriptor that is kept for a client, so that ports and guests that take all others do not lock people out.
+struct Spare(Mutex<Option<File>>);
+
+impl Default for Spare {
+    fn default() -> Self {
+        Self(Mutex::new(null()))
+    }
+}
+
+impl Spare {
+    /// Closes it, for the next client to have; false when it is in use already.
+    fn give(&self) -> bool {
+        self.0.lock().take().is_some()
+    }
+
+    /// Opens it again, where it can be.
+    fn keep(&self) {
+        let mut file = self.0.lock();
+        *file = file.take().or_else(null);
+    }
+}
+
+/// A descriptor that stands for nothing; `None` where there are no more.
+fn null() -> Option<File> {
+    File::open("/dev/null").ok()
 }
 
 /// A client, as far as it may have to make room.

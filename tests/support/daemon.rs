@@ -25,9 +25,14 @@ impl Daemon {
 
     /// Starts a switch with this configuration.
     pub fn configured(text: &str) -> Self {
+        Self::prepared(":", text)
+    }
+
+    /// The same, from a shell that carries out a command first, such as `ulimit`.
+    pub fn prepared(command: &str, text: &str) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(dir.path().join(CONFIG), text).expect("the directory is writable");
-        let child = spawn(dir.path());
+        let child = spawn(dir.path(), command);
         let daemon = Self { dir, child };
         daemon.wait_ready();
         daemon
@@ -37,7 +42,7 @@ impl Daemon {
     pub fn restart(&mut self) {
         self.child.kill().expect("the daemon can be killed");
         self.child.wait().expect("the daemon ends");
-        self.child = spawn(self.dir.path());
+        self.child = spawn(self.dir.path(), ":");
         self.wait_ready();
     }
 
@@ -115,8 +120,10 @@ impl Drop for Daemon {
     }
 }
 
-fn spawn(dir: &Path) -> Child {
-    Command::new(enlight())
+fn spawn(dir: &Path, command: &str) -> Child {
+    Command::new("sh")
+        .args(["-ec", &format!("{command}; exec \"$@\""), "sh"])
+        .arg(enlight())
         .args(["switch", "run", "--control"])
         .arg(dir.join("control.sock"))
         .arg("--config")

@@ -10,6 +10,7 @@ use offload::MacAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::counters::CounterSnapshot;
+pub use crate::descriptors::FileLimit;
 use crate::port::{BackendStatus, Capabilities};
 pub use attribution::{Attribution, AttributionStats, FlowList, ParseAttributionError, PortFlows};
 pub use filter::{FilterConfig, FilterInfo, FilterStage};
@@ -359,7 +360,7 @@ pub struct SwitchStats {
     pub queues: Vec<QueueStats>,
     /// By worker.
     pub workers: Vec<WorkerStats>,
-    /// Addresses in the forwarding table.
+    /// Addresses in the forwarding table; one that expired counts for up to half a minute more.
     pub learned: usize,
     /// Which frames are stamped, and what that costs.
     #[serde(default)]
@@ -448,9 +449,17 @@ pub enum ControlError {
     /// The switch is full.
     #[error("the switch has {0} ports already, as many as it can have")]
     TooManyPorts(usize),
-    /// The thread that places queues could not start.
-    #[error("no thread to place queues on workers: {0}")]
-    Placement(String),
+    /// The process has as many files open as it may.
+    #[error("port {port}: {limit}")]
+    OpenFiles {
+        /// The port.
+        port: String,
+        /// How many that are.
+        limit: FileLimit,
+    },
+    /// The thread that places queues and forgets old addresses could not start.
+    #[error("no thread to place queues on workers and to forget old addresses: {0}")]
+    Upkeep(String),
     /// The switch could not start.
     #[error("worker {worker}: {reason}")]
     Worker {

@@ -1,25 +1,19 @@
-//! The thread that measures lanes and has them moved, see [`crate::placement`].
+//! Measures lanes and has them moved, see [`crate::placement`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-use std::time::Duration;
 
 use introspection::Instant;
 
-use crate::clock;
 use crate::control::{ControlError, QueueStats, Why};
 use crate::lane::{Lane, LaneId};
 use crate::placement::{self, LaneLoad, Permille};
-use crate::switch::{PortTable, Shared, Switch};
-
-/// Time between two evaluations.
-const INTERVAL: Duration = Duration::from_secs(1);
+use crate::switch::{PortTable, Switch};
 
 /// What was measured of lanes.
 #[derive(Default)]
-struct Survey {
+pub(crate) struct Survey {
     at: Instant,
     lanes: HashMap<LaneId, Seen>,
 }
@@ -31,30 +25,9 @@ struct Seen {
     rested: u32,
 }
 
-/// Starts the thread; it ends with the switch.
-pub(crate) fn spawn(shared: Arc<Shared>) -> std::io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("placement".into())
-        .stack_size(256 * 1024)
-        .spawn(move || {
-            let mut survey = Survey::default();
-            survey.evaluate(&shared.table(), shared.workers.len(), clock::now());
-            while !shared.stop.load(Ordering::Acquire) {
-                std::thread::park_timeout(INTERVAL);
-                let now = clock::now();
-                if now.since(survey.at) < INTERVAL.as_nanos() as u64 {
-                    continue;
-                }
-                if survey.evaluate(&shared.table(), shared.workers.len(), now) {
-                    shared.renew();
-                }
-            }
-        })
-}
-
 impl Survey {
     /// Measures all lanes, and asks for those to be moved that should. True when there are any.
-    fn evaluate(&mut self, table: &PortTable, workers: usize, now: Instant) -> bool {
+    pub(crate) fn evaluate(&mut self, table: &PortTable, workers: usize, now: Instant) -> bool {
         let elapsed = now.since(self.at).max(1);
         self.at = now;
         let lanes: Vec<&Arc<Lane>> = table.ports().flat_map(|port| &port.lanes).collect();

@@ -5,6 +5,7 @@
 
 mod attribution;
 pub(crate) mod filter;
+mod open;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,20 +23,17 @@ use crate::capture::{self, CaptureOptions, CaptureReader};
 use crate::clock;
 use crate::control::{
     Attribution, ControlError, FilterConfig, FilterInfo, LearnedMac, PortConfig, PortInfo, PortKind,
-    PortStats, SwitchConfig, SwitchStats, VlanMode, WorkerConfig, is_port_name, mac_of_name,
+    PortStats, SwitchConfig, SwitchStats, VlanMode, WorkerConfig, is_port_name,
 };
 use crate::counters::PortCounters;
 use crate::egress::{self, Backlog};
 use crate::lane::{Lane, LaneId, LaneWaker};
-use crate::port::endpoint::{Application, EndpointPort};
-use crate::port::pcap::{RecordPort, ReplayPort};
-use crate::port::tap::TapPort;
-use crate::port::uplink;
-use crate::port::vhost_user::VhostUserPort;
+use crate::port::endpoint::Application;
 use crate::port::{Backend, PortId};
 use crate::probe::Probe;
 use crate::rebalance;
 use crate::table::{ForwardingTable, TableConfig};
+use crate::upkeep;
 use crate::vlan::Membership;
 use crate::worker::{self, WorkerHandle};
 
@@ -75,7 +73,8 @@ pub(crate) struct PortTable {
     pub(crate) slots: Vec<Option<Arc<Port>>>,
 }
 
-/// A port: what the switch keeps beside its backend.
+/// A port: what the switch keeps beside its backend. Its counters share no cache line with another port's.
+#[repr(align(128))]
 pub(crate) struct Port {
     pub(crate) id: PortId,
     pub(crate) name: String,
@@ -207,11 +206,8 @@ impl Switch {
             })?;
             switch.threads.lock().push(thread);
         }
-        if shared.workers.len() > 1 {
-            let thread =
-                rebalance::spawn(shared).map_err(|error| ControlError::Placement(error.to_string()))?;
-            switch.threads.lock().push(thread);
-        }
+        let thread = upkeep::spawn(shared).map_err(|error| ControlError::Upkeep(error.to_string()))?;
+        switch.threads.lock().push(thread);
         Ok(switch)
     }
 
@@ -249,7 +245,7 @@ impl Switch {
         let _change = self.changes.lock();
         let mut mirrors = filter::mirrors(&self.shared, &config.name, rules.as_deref())?;
         self.refuse_duplicate(&config.name)?;
-        let backend = open(config, applications)?;
+        let backend = open::open(config, applications)?;
         let mut made = None;
         self.shared.publish(|slots| {
             let taken = slots.iter().flatten().any(|port| port.name == config.name);
@@ -564,33 +560,4 @@ fn check(config: &PortConfig) -> Result<(), ControlError> {
         return Err(out_of_range("the MTU", config.mtu, "68 to 65535"));
     }
     Ok(())
-}
-
-/// Opens what a port connects.
-fn open(
-    config: &PortConfig,
-    applications: Vec<Box<dyn Application>>,
-) -> Result<Arc<dyn Backend>, ControlError> {
-    let refused = |reason: String| ControlError::Backend {
-        port: config.name.clone(),
-        reason,
-    };
-    Ok(match &config.kind {
-        PortKind::VhostUser(path) => VhostUserPort::listen(path, config.queues, config.mtu)
-            .map_err(|error| refused(error.to_string()))?,
-        PortKind::Tap(interface) => {
-            TapPort::open(interface, config.mtu, config.queues).map_err(|error| refused(error.to_string()))?
-        }
-        PortKind::Uplink(kind) => uplink::open(kind, config).map_err(|error| refused(error.to_string()))?,
-        PortKind::PcapReplay(replay) => {
-            ReplayPort::open(replay).map_err(|error| refused(error.to_string()))?
-        }
-        PortKind::PcapRecord(file) => {
-            RecordPort::create(file, &config.name).map_err(|error| refused(error.to_string()))?
-        }
-        PortKind::Endpoint(cidr) => {
-            EndpointPort::new(cidr, mac_of_name(&config.name), config.mtu, applications)
-                .map_err(|error| refused(error.to_string()))?
-        }
-    })
 }

@@ -193,14 +193,14 @@ impl ForwardingTable {
     pub fn forget_port(&self, port: PortId) {
         for slot in self.slots() {
             let value = Value(slot.load(Ordering::Acquire));
-            if value.is_entry() && value.port() == port {
-                self.release(slot, value);
+            if value.is_entry() && value.port() == port && self.release(slot, value) {
+                self.note_change();
             }
         }
     }
 
-    /// Frees the slots of expired addresses in the next `sets` sets. A worker that calls this now and then, with a few
-    /// sets each time, keeps [`ForwardingTable::len`] honest; nothing else depends on it.
+    /// Frees the slots of expired addresses in the next `sets` sets. Whoever calls this now and then, with a few sets each
+    /// time, keeps [`ForwardingTable::len`] honest; nothing else depends on it.
     pub fn sweep(&self, sets: usize, now_seconds: u32) {
         let sets = sets.min(self.sets.len());
         let start = self.sweep_cursor.fetch_add(sets, Ordering::Relaxed);
@@ -261,7 +261,8 @@ impl ForwardingTable {
         }
     }
 
-    /// A number that is another one after any address came, went or moved; not after one was heard again.
+    /// A number that is another one after any address came, moved or went with its port; not after one was heard again, and
+    /// not after one expired, which the second tells.
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
@@ -364,15 +365,15 @@ impl ForwardingTable {
         }
     }
 
-    /// Frees a slot, unless another worker changed it meanwhile.
-    fn release(&self, slot: &AtomicU64, value: Value) {
-        if slot
+    /// Frees a slot, unless another worker changed it meanwhile. Whether it did.
+    fn release(&self, slot: &AtomicU64, value: Value) -> bool {
+        let freed = slot
             .compare_exchange(value.0, 0, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
-        {
+            .is_ok();
+        if freed {
             self.unreserve(value.port());
-            self.note_change();
         }
+        freed
     }
 
     fn set(&self, key: Key) -> &Set {

@@ -63,6 +63,7 @@ pub enum UplinkError {
         /// The interface.
         name: String,
         /// Why.
+        #[source]
         reason: XdpError,
     },
     /// The kernel refused something.

@@ -14,6 +14,7 @@ use super::message;
 use super::session::{Reply, Session, SessionError};
 use super::socket::Bound;
 use super::wire::{Arrival, Wire, WireError};
+use crate::descriptors::FileLimit;
 
 /// The least time between two lines of log about one port.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,7 +60,12 @@ pub(super) fn run(port: &Shared, bound: &Bound) {
         match bound.listener.accept() {
             Ok((stream, _)) => log.ended(port, &serve(port, stream)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => wait(&[port.event.as_raw_fd()], RETRY_MS),
+            Err(error) => {
+                let reason =
+                    FileLimit::behind(&error).map_or_else(|| error.to_string(), |limit| limit.to_string());
+                port.refuse("not_accepted", format!("a peer waits in vain: {reason}"));
+                wait(&[port.event.as_raw_fd()], RETRY_MS);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use arrayvec::ArrayVec;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use super::message::{self, HEADER, Header, MAX_FILES, MessageError};
+use crate::descriptors::FileLimit;
 
 /// A peer's connection.
 #[derive(Debug)]
@@ -43,6 +44,8 @@ pub(super) enum WireError {
     Message(#[from] MessageError),
     #[error("more than {MAX_FILES} files with one message")]
     TooManyFiles,
+    #[error("the files of a message were lost: {0}")]
+    FilesLost(FileLimit),
     #[error("the connection broke: {0}")]
     Broken(io::Error),
     #[error("the peer does not read its replies")]
@@ -54,6 +57,7 @@ impl WireError {
         match self {
             Self::Message(error) => error.label(),
             Self::TooManyFiles => "message_files",
+            Self::FilesLost(_) => "open_files",
             Self::Broken(_) => "connection_broken",
             Self::Unread => "replies_unread",
         }
@@ -189,7 +193,12 @@ fn receive(socket: RawFd, octets: &mut [u8], files: &mut Vec<File>) -> Result<us
         // SAFETY: as for the first one.
         next = unsafe { libc::CMSG_NXTHDR(&raw const header, next) };
     }
-    if header.msg_flags & libc::MSG_CTRUNC != 0 || files.len() > MAX_FILES {
+    let truncated = header.msg_flags & libc::MSG_CTRUNC != 0;
+    // There was room for more, so they were not cut off by that.
+    if truncated && files.len() < MAX_FILES {
+        return Err(WireError::FilesLost(FileLimit::now()));
+    }
+    if truncated || files.len() > MAX_FILES {
         return Err(WireError::TooManyFiles);
     }
     Ok(came)
