@@ -1,5 +1,6 @@
 //! What happens to one burst, from the ring that it came from to the rings that it goes to.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -40,7 +41,8 @@ pub(crate) struct Carriage {
     worker: usize,
     /// The lane whose frames are being carried.
     lane: LaneId,
-    table: Arc<PortTable>,
+    /// Counted by this worker alone: the table's own count is on a cache line that all workers would write to for each burst.
+    table: Rc<Arc<PortTable>>,
     arena: Arena,
     /// Packets of the burst as they came; places that are written again and again.
     fresh: Box<[Packet]>,
@@ -68,7 +70,7 @@ pub(crate) struct Carriage {
 
 impl Carriage {
     pub(crate) fn new(shared: Arc<Shared>, worker: usize) -> Self {
-        let table = shared.table();
+        let table = Rc::new(shared.table());
         Self {
             shared,
             worker,
@@ -96,7 +98,7 @@ impl Carriage {
 
     /// Uses this port table from now on.
     pub(crate) fn use_table(&mut self, table: Arc<PortTable>) {
-        self.table = table;
+        self.table = Rc::new(table);
         self.sampler.set(self.shared.attribution());
     }
 
@@ -299,7 +301,7 @@ impl Carriage {
     }
 
     fn forward_chunk(&mut self, ingress: PortId, packets: &[Packet]) {
-        let table = Arc::clone(&self.table);
+        let table = Rc::clone(&self.table);
         let Some(from) = table.get(ingress) else { return };
         if let Some(port) = self.common_destination(&table, from, packets) {
             return self.deliver_chosen(from, port, packets.iter());
@@ -470,7 +472,7 @@ impl Carriage {
     }
 
     fn flood(&mut self, from: &Port, packet: &Packet, index: u16) {
-        let table = Arc::clone(&self.table);
+        let table = Rc::clone(&self.table);
         let mut any = false;
         for port in table
             .ports()
@@ -528,13 +530,9 @@ impl Carriage {
             self.tell_releases();
         }
         if wakes.owner {
-            self.wake_owner(port);
+            // It may sleep without knowing of a deadline.
+            self.wake(port.home());
         }
-    }
-
-    /// Wakes the worker that sees to the port, if that is another one: it may sleep without knowing of a deadline.
-    fn wake_owner(&self, port: &Port) {
-        self.wake(port.home());
     }
 
     /// Whether a receiver's backlog began since the last call.

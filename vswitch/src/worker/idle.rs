@@ -3,8 +3,10 @@
 //!
 //! A lane that had nothing for a while, and whose guest rings when it has (see
 //! [`Backend::rings_reliably`](crate::port::Backend::rings_reliably)), is armed as for a sleep and polled no more until it
-//! rings. Doorbells are looked at between rounds. What concerns a port as a whole, such as a backlog or a filter, wakes the
-//! worker, and then all lanes are polled for a while. A worker with few lanes polls them all.
+//! rings. Doorbells are looked at between rounds. A worker that goes to sleep leaves all lanes alone that had nothing since the
+//! last sleep, else it would tell each of a thousand at every wake-up that it need not ring, and at every sleep that it must.
+//! What concerns a port as a whole, such as a backlog or a filter, wakes the worker, and then all lanes are polled for a
+//! while. A worker with few lanes polls them all.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -68,37 +70,49 @@ impl Worker {
         self.polled.len() < self.mine.len()
     }
 
-    /// Leaves idle lanes alone, and takes up those that rang.
-    pub(super) fn sort_out_idle(&mut self) {
+    /// Leaves idle lanes alone, and takes up those that rang. True when these had anything.
+    pub(super) fn sort_out_idle(&mut self) -> bool {
         let backlog = self.carriage.take_backlog();
         if self.mine.len() <= FEW {
-            return;
+            return false;
         }
         if backlog && self.has_idle() {
             self.poll_all();
         }
+        self.retire(IDLE_ROUNDS);
+        if !self.has_idle() {
+            return false;
+        }
+        let now = clock::now();
+        if now < self.looked.after(LOOKS) {
+            return false;
+        }
+        self.looked = now;
+        let rung = self.handle.look();
+        self.heed(&rung, now)
+    }
+
+    /// Leaves lanes alone that had nothing since the last sleep, before the next one.
+    pub(super) fn retire_before_sleep(&mut self) {
+        if self.mine.len() > FEW {
+            self.retire(self.rounds_awake);
+        }
+    }
+
+    /// Leaves lanes alone that had nothing for so many rounds.
+    fn retire(&mut self, rounds: u32) {
         self.polled.retain_mut(|lane| {
-            if lane.idle_rounds < IDLE_ROUNDS {
+            if lane.idle_rounds < rounds {
                 return true;
             }
             lane.idle_rounds = 0;
             !lane.served.retire()
         });
-        if self.has_idle() {
-            let now = clock::now();
-            if now >= self.looked.after(LOOKS) {
-                self.looked = now;
-                let rung = self.handle.look();
-                self.heed(&rung, now);
-            }
-        }
     }
 
-    /// Takes up what rang at this time.
-    pub(super) fn heed(&mut self, rung: &Rung, now: Instant) {
-        if rung.woken && self.has_idle() {
-            self.poll_all();
-        }
+    /// Serves what rang at this time, before anything else, and polls it from now on. True when it had anything.
+    pub(super) fn heed(&mut self, rung: &Rung, now: Instant) -> bool {
+        let mut busy = false;
         for id in &rung.lanes {
             let (Some(port), Some(lane)) = (self.table.get(id.port), self.table.lane(*id)) else {
                 continue;
@@ -109,22 +123,23 @@ impl Worker {
             if lane.owner() != self.handle.index {
                 continue;
             }
+            port.backend.disarm(id.queue);
+            let served = Served {
+                port: port.clone(),
+                lane: lane.clone(),
+            };
+            busy |= self.serve(&served);
             let is_polled = |polled: &Polled| polled.served.lane.id == *id;
             if self.has_idle() && !self.polled.iter().any(is_polled) {
-                port.backend.disarm(id.queue);
-                let served = Served {
-                    port: port.clone(),
-                    lane: lane.clone(),
-                };
-                // Its frames are not to wait for those that were idle less long.
-                self.polled.insert(
-                    0,
-                    Polled {
-                        served,
-                        idle_rounds: 0,
-                    },
-                );
+                self.polled.push(Polled {
+                    served,
+                    idle_rounds: 0,
+                });
             }
         }
+        if rung.woken && self.has_idle() {
+            self.poll_all();
+        }
+        busy
     }
 }

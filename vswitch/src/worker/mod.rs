@@ -12,7 +12,7 @@
 //! 7. **notify** each receiver, once per burst.
 //!
 //! Between rounds it releases what filters held, retries receivers that were full, hands over lanes that are wanted
-//! elsewhere, and, after an idle spell, asks all its lanes to ring and sleeps until one does.
+//! elsewhere, and, after an idle spell, asks all its lanes to ring and sleeps until one does, which it serves first.
 
 mod burst;
 mod handle;
@@ -100,6 +100,8 @@ pub(crate) struct Worker {
     polled: Vec<Polled>,
     /// When doorbells were last looked at.
     looked: Instant,
+    /// Rounds since the last sleep.
+    rounds_awake: u32,
     carriage: Carriage,
     idle_since: Option<Instant>,
     idle_rounds: u32,
@@ -118,6 +120,7 @@ impl Worker {
             mine: Vec::new(),
             polled: Vec::new(),
             looked: Instant(0),
+            rounds_awake: 0,
             carriage,
             idle_since: None,
             idle_rounds: 0,
@@ -157,8 +160,8 @@ impl Worker {
         }
         busy |= self.release(&polled);
         self.polled = polled;
-        self.sort_out_idle();
-        busy
+        self.rounds_awake = self.rounds_awake.saturating_add(1);
+        busy | self.sort_out_idle()
     }
 
     /// Takes the port table in force, if it is a new one.
@@ -303,6 +306,7 @@ impl Worker {
             return;
         }
         self.handle.set_drowsy(true);
+        self.retire_before_sleep();
         let mut pending = self.handle.has_releases();
         for Served { port, lane } in self.polled.iter().map(|lane| &lane.served) {
             pending |= match &lane.vm_queue {
@@ -339,7 +343,10 @@ impl Worker {
         let rung = self
             .handle
             .sleep(deadline.map(|at| Duration::from_nanos(at.since(clock::now()))));
-        self.heed(&rung, clock::now());
+        if self.heed(&rung, clock::now()) {
+            self.handle.count_round(true);
+        }
+        self.rounds_awake = 0;
         self.idle_since = None;
     }
 }

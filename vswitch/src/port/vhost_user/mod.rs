@@ -11,7 +11,6 @@
 //! which received since the last notification. Between [`Backend::take`] and [`Backend::complete`] the worker reads the
 //! guest's pages without a lock: a ring that is stopped meanwhile waits a moment for the worker, and memory that is
 //! replaced meanwhile stays mapped until [`Backend::complete`].
-//!
 //! Rings are numbered as the protocol does: 2 n is where the guest receives on queue pair n, 2 n + 1 where it transmits.
 
 mod features;
@@ -109,7 +108,8 @@ pub struct VhostUserPort {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the worker, other ports' workers and the protocol's thread have in common.
+/// What the worker, other ports' workers and the protocol's thread have in common. It shares no cache line with another port's.
+#[repr(align(128))]
 struct Shared {
     path: PathBuf,
     queue_pairs: u16,

@@ -43,8 +43,7 @@ fn idle_lanes_are_served_when_they_ring() {
     worker.round();
     assert!(bench.got(5).is_empty(), "nobody looked");
     ring(&mut worker, 3);
-    worker.round();
-    assert_eq!(bench.got(5).len(), 1);
+    assert_eq!(bench.got(5).len(), 1, "before any other lane");
     bench.send(3, &udp(3, 5, b"again"));
     worker.round();
     assert_eq!(bench.got(5).len(), 1, "it is polled now");
@@ -80,4 +79,18 @@ fn a_backlog_is_drained_although_its_port_was_idle() {
     bench.guests[5].room.store(9, Ordering::Relaxed);
     worker.round();
     assert_eq!(bench.got(5).len(), 1, "its lane was not left alone");
+}
+
+#[test]
+fn lanes_that_had_nothing_since_the_last_sleep_are_left_alone_in_the_next() {
+    let (bench, mut worker) = idle();
+    worker.poll_all();
+    worker.rounds_awake = 0;
+    bench.send(3, &udp(3, 5, b"awake"));
+    worker.round();
+    worker.round();
+    assert_eq!(worker.polled.len(), 20);
+    worker.retire_before_sleep();
+    let polled: Vec<_> = worker.polled.iter().map(|lane| lane.served.lane.id).collect();
+    assert_eq!(polled, [LaneId::home(PortId(3))], "it is likely to go on");
 }

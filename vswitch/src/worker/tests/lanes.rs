@@ -89,3 +89,20 @@ fn what_a_filter_let_go_while_its_lane_moved_is_carried_by_the_new_owner() {
     new.round();
     assert_eq!(bench.got(1).len(), 1);
 }
+
+#[test]
+fn what_is_counted_of_lanes_ports_and_workers_shares_no_cache_lines() {
+    /// Octets that processors fetch at once: a line and the next.
+    const LINES: usize = 128;
+    fn lines<T>(counted: &Arc<T>) -> std::ops::RangeInclusive<usize> {
+        let at = Arc::as_ptr(counted).addr();
+        at / LINES..=(at + size_of::<T>() - 1) / LINES
+    }
+    let bench = Bench::new(2, &vec![access(0); 20]);
+    let ports: Vec<_> = (0..20).map(|index| bench.port(index)).collect();
+    let mut all: Vec<_> = ports.iter().map(lines).collect();
+    all.extend(ports.iter().flat_map(|port| &port.lanes).map(lines));
+    all.extend(bench.shared.workers.iter().map(lines));
+    all.sort_by_key(|lines| *lines.start());
+    assert!(all.is_sorted_by(|one, next| one.end() < next.start()));
+}
