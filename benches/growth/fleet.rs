@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use rustix::thread::{CpuSet, sched_setaffinity};
-
-use crate::process::Process;
+use crate::process::{Process, pin};
 use crate::support::daemon::Daemon;
 use crate::support::frames::{self, Mac};
 use crate::support::peer::{PATIENCE, Peer};
 
 /// The processor that the daemon's worker has for itself, and that of the front ends: a front end on the worker's would see no
 /// frame before the worker sleeps.
-const CPU: u32 = 1;
+pub(crate) const CPU: usize = 1;
 const OWN_CPU: usize = 0;
 /// Made-up protocol (IEEE 802 local experimental EtherType 1).
 const ETHERTYPE: u16 = 0x88b5;
@@ -29,7 +27,17 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// A daemon with an adaptive worker and so many ports, all of them attached.
     pub(crate) fn new(ports: usize) -> Self {
-        let mut text = format!("[[worker]]\ncpu = {CPU}\n");
+        let mut fleet = Self::with_workers(&[CPU], ports);
+        fleet.introduce(0, 1);
+        fleet
+    }
+
+    /// A daemon with an adaptive worker on each of these processors.
+    pub(crate) fn with_workers(cpus: &[usize], ports: usize) -> Self {
+        let mut text: String = cpus
+            .iter()
+            .map(|cpu| format!("[[worker]]\ncpu = {cpu}\n"))
+            .collect();
         let directory = tempfile::tempdir().expect("a directory");
         let sockets: Vec<_> = (0..ports)
             .map(|number| directory.path().join(number.to_string()))
@@ -39,23 +47,19 @@ impl Fleet {
             text += &format!("[[port]]\nname = \"p{number}\"\nvhost-user = \"{socket}\"\n");
         }
         let daemon = Daemon::configured(&text);
-        let mut own = CpuSet::new();
-        own.set(OWN_CPU);
-        sched_setaffinity(None, &own).expect("there is a first processor");
+        pin(OWN_CPU);
         let peers = sockets.iter().map(|socket| Peer::attach(socket, 1)).collect();
-        let mut fleet = Self { daemon, peers };
-        fleet.introduce();
-        fleet
+        Self { daemon, peers }
     }
 
-    /// Both who talk are heard, and nothing is on its way.
-    pub(crate) fn introduce(&mut self) {
-        for (from, to) in [(0, 1), (1, 0)] {
+    /// Two machines are heard, and nothing is on its way.
+    pub(crate) fn introduce(&mut self, one: usize, other: usize) {
+        for (from, to) in [(one, other), (other, one)] {
             self.peers[from].send(&frame(mac(to), mac(from)));
         }
-        self.peers[0]
+        self.peers[one]
             .receive_within(PATIENCE)
-            .expect("the second one's frame");
+            .expect("the other one's frame");
         std::thread::sleep(SETTLING);
         for peer in &mut self.peers {
             while peer.receive().is_some() {}

@@ -11,7 +11,7 @@ const WINDOW: u64 = 128;
 /// Frames in one cost figure.
 const FRAMES: u64 = 100_000;
 /// Octets of a virtio-net header.
-const VNET: usize = 12;
+pub(crate) const VNET: usize = 12;
 /// For so long the sender's processor is awake before a probe.
 const AWAKE: Duration = Duration::from_millis(2);
 
@@ -61,24 +61,26 @@ pub(crate) fn speak(fleet: &mut Fleet, number: usize, macs: usize) {
         while fleet.peers[0].receive().is_some() {}
     }
     // Addresses of before may have had to make room.
-    fleet.introduce();
+    fleet.introduce(0, 1);
 }
 
-/// Times from sending to arrival, in microseconds, after `gap` without a frame.
-pub(crate) fn probe(fleet: &mut Fleet, gap: Duration, probes: usize) -> Vec<f64> {
-    let octets = octets();
-    let mut all = Vec::with_capacity(probes);
-    for _ in 0..probes {
-        let [sender, receiver] = talkers(fleet);
-        let begin = Instant::now() + gap;
-        std::thread::sleep(gap.saturating_sub(AWAKE));
-        while Instant::now() < begin {
-            std::hint::spin_loop();
-        }
-        all.push(probe_once(sender, receiver, &octets).took);
-        receiver.refill();
+/// Rests for `gap`; this processor is awake at its end.
+pub(crate) fn rest(gap: Duration) {
+    let end = Instant::now() + gap;
+    std::thread::sleep(gap.saturating_sub(AWAKE));
+    while Instant::now() < end {
+        std::hint::spin_loop();
     }
-    all
+}
+
+/// Microseconds from sending to arrival, after `gap` without a frame.
+pub(crate) fn probe(fleet: &mut Fleet, gap: Duration) -> f64 {
+    let octets = octets();
+    rest(gap);
+    let [sender, receiver] = talkers(fleet);
+    let took = probe_once(sender, receiver, &octets).took;
+    receiver.refill();
+    took
 }
 
 /// The same with a worker that is awake: of frames that follow another one at once those that needed no doorbell.

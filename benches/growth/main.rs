@@ -2,7 +2,7 @@
 //!
 //!     cargo bench --bench growth [-- PART ...] [--rounds N]
 //!
-//! The parts are `ports`, `addresses`, `memory`, `idle` and `first-frame`; all of them if none is named. The figures go to
+//! The parts are `ports`, `addresses`, `memory`, `idle`, `first-frame` and `workers`; all of them if none is named. The figures go to
 //! benches/results/growth.json. See docs/measuring.md for the set-up and its biases.
 
 mod fleet;
@@ -11,12 +11,15 @@ mod process;
 mod report;
 #[path = "../../tests/support/mod.rs"]
 mod support;
+mod wakeup;
+mod workers;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use fleet::Fleet;
 use report::{Report, median, quantile};
+use wakeup::Sleeper;
 
 /// Ports of a large daemon; the switch takes 1,024.
 const MANY: usize = 1000;
@@ -28,18 +31,21 @@ const PER_PORT: usize = 1000;
 const SPEAKERS: usize = 100;
 /// Descriptors that a front end, and a port, take at most.
 const DESCRIPTORS: u64 = 12;
+/// Idleness before a first frame.
+const IDLE_TIME: Duration = Duration::from_secs(1);
 /// Probes of a busy worker.
 const PROBES: usize = 20_000;
 
 /// Measures one thing; the number of rounds is what takes time.
 type Part = fn(&mut Report, usize);
 
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("ports", ports),
     ("addresses", addresses),
     ("memory", memory),
     ("idle", idle),
     ("first-frame", first_frame),
+    ("workers", workers::measure),
 ];
 
 fn main() -> ExitCode {
@@ -190,7 +196,12 @@ fn first_frame(report: &mut Report, rounds: usize) {
     for ports in [2, MANY] {
         let mut fleet = Fleet::new(ports);
         let busy = load::probe_busy(&mut fleet, PROBES);
-        let first = load::probe(&mut fleet, Duration::from_secs(1), rounds);
+        let sleeper = Sleeper::new(fleet::CPU);
+        let (mut first, mut bare) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            first.push(load::probe(&mut fleet, IDLE_TIME));
+            bare.push(sleeper.probe(IDLE_TIME));
+        }
         let name = |what: &str| format!("{what}, {ports} ports");
         report.note(
             name("frames of 20,000 that met a busy worker"),
@@ -203,5 +214,9 @@ fn first_frame(report: &mut Report, rounds: usize) {
         report.judge(name("longer after 1 s of idleness, median"), later, "us", 60.0);
         let later = quantile(&first, 990) - median(&busy);
         report.note(name("longer after 1 s of idleness, p99"), later, "us");
+        report.note(name("a bare eventfd's wake-up, median"), median(&bare), "us");
+        report.note(name("a bare eventfd's wake-up, p99"), quantile(&bare, 990), "us");
+        let own = median(&first) - median(&bare);
+        report.note(name("the frame beyond a bare wake-up, median"), own, "us");
     }
 }

@@ -3,6 +3,15 @@
 use std::fs;
 use std::path::PathBuf;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+
+/// Has the calling thread run on one processor only.
+pub(crate) fn pin(cpu: usize) {
+    let mut own = CpuSet::new();
+    own.set(cpu);
+    sched_setaffinity(None, &own).expect("the processor is there");
+}
+
 /// A process, by number.
 #[derive(Clone, Copy)]
 pub(crate) struct Process(pub(crate) u32);
@@ -36,13 +45,15 @@ impl Process {
 
     /// Nanoseconds that its threads ran.
     pub(crate) fn cpu(self) -> u64 {
-        let ran = |task: &PathBuf| {
-            let text = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-            text.split_whitespace()
-                .next()
-                .and_then(|word| word.parse::<u64>().ok())
-        };
         self.tasks().iter().filter_map(ran).sum()
+    }
+
+    /// Nanoseconds that the thread of this name ran.
+    pub(crate) fn cpu_of(self, thread: &str) -> u64 {
+        let is_named = |task: &&PathBuf| {
+            fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == thread)
+        };
+        self.tasks().iter().filter(is_named).filter_map(ran).sum()
     }
 
     fn tasks(self) -> Vec<PathBuf> {
@@ -53,4 +64,10 @@ impl Process {
     fn read(self, file: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{file}", self.0)).expect("the daemon runs")
     }
+}
+
+/// Nanoseconds that a thread ran.
+fn ran(task: &PathBuf) -> Option<u64> {
+    let text = fs::read_to_string(task.join("schedstat")).ok()?;
+    text.split_whitespace().next()?.parse().ok()
 }
