@@ -35,6 +35,8 @@ const TICKS: f64 = 100.0;
 pub(crate) struct Inline {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
+    /// Of its figures, in the order of a slice's values.
+    names: [&'static str; 6],
     /// Our hosts' taps cut segments and sum them up themselves, as Suricata's have to.
     without_offloads: bool,
 }
@@ -44,12 +46,28 @@ pub(crate) fn all() -> [Inline; 2] {
     [
         Inline {
             name: "inline",
-            what: "inspection with 1,000 patterns between two hosts, each as it is meant to be set up",
+            what: "inspection with 1,000 rules between two hosts, each as it is meant to be set up",
+            names: [
+                "inline-bulk",
+                "inline-cpu",
+                "inline-machine",
+                "inline-rate",
+                "inline-p50",
+                "inline-p99",
+            ],
             without_offloads: false,
         },
         Inline {
             name: "inline-mtu",
             what: "the same, offloads off in all hosts: frames of 1,514 octets on both sides",
+            names: [
+                "inline-mtu-bulk",
+                "inline-mtu-cpu",
+                "inline-mtu-machine",
+                "inline-mtu-rate",
+                "inline-mtu-p50",
+                "inline-mtu-p99",
+            ],
             without_offloads: true,
         },
     ]
@@ -67,26 +85,18 @@ impl Inline {
         peers.filter(|peer| *peer == Peer::Suricata).collect()
     }
 
+    /// What it is compared with, in words.
+    pub(crate) fn against(&self, peer: Peer) -> String {
+        let offloads = if self.without_offloads {
+            ", no offloads"
+        } else {
+            ""
+        };
+        format!("{peer}{offloads}")
+    }
+
     /// What is compared, in the order of a slice's values.
     pub(crate) fn figures(&self) -> Vec<Figure> {
-        let names = match self.without_offloads {
-            false => [
-                "inline-bulk",
-                "inline-cpu",
-                "inline-machine",
-                "inline-rate",
-                "inline-p50",
-                "inline-p99",
-            ],
-            true => [
-                "inline-mtu-bulk",
-                "inline-mtu-cpu",
-                "inline-mtu-machine",
-                "inline-mtu-rate",
-                "inline-mtu-p50",
-                "inline-mtu-p99",
-            ],
-        };
         let whats = [
             ("bulk transfer", "Gbit/s", Goal::at_least(3.0, 5.0)),
             (
@@ -107,7 +117,7 @@ impl Inline {
             ("the same, p50", "us", Goal::at_most(1.0, 0.8)),
             ("the same, p99", "us", Goal::at_most(1.0, 0.8)),
         ];
-        names
+        self.names
             .into_iter()
             .zip(whats)
             .map(|(name, (what, unit, goal))| Figure {

@@ -67,7 +67,7 @@ impl Inspector {
         }
         let rules = rules.display().to_string();
         let filter = daemon.cli(&["filter", "set", PORTS[0], "inspect", "--rules", &rules]);
-        if filter["rules"] != patterns::count() {
+        if filter["rules"] != patterns::RULES {
             return Err(format!("not all rules were taken over: {filter}"));
         }
         Ok(Self::Enlight(daemon))

@@ -86,7 +86,7 @@ impl Load {
             Self::Inline(row) => {
                 let figures = row.figures().into_iter();
                 figures
-                    .map(|figure| RowResult::new(figure, peer.to_string()))
+                    .map(|figure| RowResult::new(figure, row.against(peer)))
                     .collect()
             }
         }

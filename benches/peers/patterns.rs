@@ -2,7 +2,8 @@
 
 use fastrand::Rng;
 
-const RULES: usize = 1000;
+/// How many rules there are.
+pub(crate) const RULES: usize = 1000;
 /// Octets of the payload: a mebibyte of made-up words.
 const TEXT: usize = 1 << 20;
 const SEED: u64 = 1;
@@ -57,11 +58,6 @@ pub(crate) fn rules() -> String {
             format!("{action} tcp any any -> any any (msg:\"rule {sid}\"; content:\"{content}\"; sid:{sid}; rev:1;)\n")
         })
         .collect()
-}
-
-/// How many rules there are.
-pub(crate) const fn count() -> usize {
-    RULES
 }
 
 /// Payload: words of 2 to 9 letters with spaces between, of the letters that patterns have, too.
