@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
@@ -244,6 +245,22 @@ fn taps_carry_the_kernels_tcp() {
             .all(|name| name != "client" && name != "server"),
         "{names}"
     );
+}
+
+#[test]
+fn micro_guests_answer_every_request() {
+    let test = "micro_guests_answer_every_request";
+    if let Err(error) = File::options().read(true).write(true).open("/dev/kvm") {
+        return skip(test, &format!("/dev/kvm: {error}"));
+    }
+    let mut args = vec!["--guests", "micro", "--json"];
+    args.extend(SHORT);
+    args[4] = "100";
+    let output = bench(&args).output().expect("the CLI runs");
+    let report = json(&output);
+    status_fits(&output, &report);
+    assert_eq!(report["settings"]["guests"], "micro");
+    is_complete(&report["points"][0], "inspect");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The lab between two Linux guests: their own delayed ACK, seen and named.
+//! The lab between two Linux guests: their own delayed ACK, seen and named; and the latency benchmark between them.
 //!
 //! What is asserted are counts and causes. The one time that is looked at is the gap that the evidence tells, against Linux'
 //! constants (`TCP_DELACK_MIN` is 40 ms), with room for a machine that is slow.
@@ -15,14 +15,14 @@ const ENLIGHT: &str = env!("CARGO_BIN_EXE_enlight");
 
 /// What a command did.
 struct Outcome {
-    success: bool,
+    status: Option<i32>,
     output: Vec<u8>,
     errors: String,
 }
 
-/// Runs `enlight lab` with Debian's kernel, once with each of the lists of words until one fails: on this machine's KVM if that
-/// runs Linux, else in a laboratory that has one.
-fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
+/// Runs a command of enlight's with Debian's kernel, once with each of the lists of words until one fails: on this machine's KVM
+/// if that runs Linux, else in a laboratory that has one.
+fn with_linux(test: &str, command: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
     let kernel = match Kernel::in_target(&support::target()) {
         Ok(kernel) => kernel,
         Err(error) => {
@@ -36,13 +36,13 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
             kernel.image.display(),
             kernel.modules.display()
         );
-        let script = script(ENLIGHT, &files, runs);
+        let script = script(&format!("{ENLIGHT} {command}"), &files, runs);
         let output = Command::new("sh")
             .args(["-c", &script])
             .output()
             .expect("sh runs");
         return Some(Outcome {
-            success: output.status.success(),
+            status: output.status.code(),
             output: output.stdout,
             errors: String::from_utf8_lossy(&output.stderr).into_owned(),
         });
@@ -58,10 +58,10 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
         inside: "/bin/enlight".to_owned(),
     };
     laboratory.adds = vec![program, image];
-    let script = script("enlight", "--kernel /vmlinuz", runs);
+    let script = script(&format!("enlight {command}"), "--kernel /vmlinuz", runs);
     match support::laboratory::run(&laboratory, &["sh", "-c", &script]) {
         Ok(ran) => Some(Outcome {
-            success: ran.status == 0,
+            status: Some(i32::from(ran.status)),
             output: ran.output,
             errors: String::from_utf8_lossy(&ran.errors).into_owned(),
         }),
@@ -74,18 +74,23 @@ fn lab(test: &str, runs: &[Vec<&str>]) -> Option<Outcome> {
 }
 
 /// A command for each run.
-fn script(program: &str, files: &str, runs: &[Vec<&str>]) -> String {
+fn script(command: &str, files: &str, runs: &[Vec<&str>]) -> String {
     let commands: Vec<String> = runs
         .iter()
-        .map(|words| format!("{program} lab {files} {}", words.join(" ")))
+        .map(|words| format!("{command} {files} {}", words.join(" ")))
         .collect();
     commands.join(" && ")
 }
 
 /// Runs the lab and reads its JSON, one document a run.
 fn reports(test: &str, runs: &[Vec<&str>]) -> Option<Vec<Value>> {
-    let outcome = lab(test, runs)?;
-    assert!(outcome.success, "lab {runs:?} failed:\n{}", outcome.errors);
+    let outcome = with_linux(test, "lab", runs)?;
+    assert_eq!(
+        outcome.status,
+        Some(0),
+        "lab {runs:?} failed:\n{}",
+        outcome.errors
+    );
     let documents = serde_json::Deserializer::from_slice(&outcome.output).into_iter();
     let reports = documents.map(|report| report.expect("nothing but JSON on standard output"));
     let reports: Vec<Value> = reports.collect();
@@ -198,10 +203,11 @@ fn every_workload_runs_and_settings_arrive() {
 #[test]
 fn a_setting_that_linux_does_not_know_is_an_error() {
     let words = vec!["--json", "--sysctl", "net.ipv4.no_such=1"];
-    let Some(outcome) = lab("a_setting_that_linux_does_not_know_is_an_error", &[words]) else {
+    let test = "a_setting_that_linux_does_not_know_is_an_error";
+    let Some(outcome) = with_linux(test, "lab", &[words]) else {
         return;
     };
-    assert!(!outcome.success && outcome.output.is_empty());
+    assert!(outcome.status == Some(1) && outcome.output.is_empty());
     let errors = outcome.errors;
     assert!(
         errors.contains("the server gave up") && errors.contains("setting net.ipv4.no_such to 1"),
@@ -209,11 +215,45 @@ fn a_setting_that_linux_does_not_know_is_an_error() {
     );
 }
 
+#[test]
+fn the_latency_benchmark_runs_between_linux_guests() {
+    let test = "the_latency_benchmark_runs_between_linux_guests";
+    let words = "--guests linux --rates 20 --duration 0.5 --repeats 5 --json";
+    let Some(outcome) = with_linux(test, "bench latency", &[words.split(' ').collect()]) else {
+        return;
+    };
+    assert!(matches!(outcome.status, Some(0 | 3)), "{}", outcome.errors);
+    let report: Value = serde_json::from_slice(&outcome.output).expect("nothing but JSON on standard output");
+    let settings = &report["settings"];
+    assert_eq!(settings["guests"], "linux");
+    assert!(
+        settings["linux"]
+            .as_str()
+            .is_some_and(|release| release.starts_with("6.")),
+        "{settings}"
+    );
+    let runs = report["points"][0]["runs"].as_array().expect("runs");
+    let parts: Vec<&str> = runs.iter().filter_map(|run| run["part"].as_str()).collect();
+    assert_eq!(parts, ["a", "again", "b", "empty"]);
+    for run in runs {
+        assert_eq!(run["slices"]["p99"].as_array().map(Vec::len), Some(5), "{run}");
+        assert!(
+            count(run, "/due").abs_diff(count(run, "/transactions")) <= 5,
+            "{run}"
+        );
+    }
+    let effects = report["points"][0]["effects"].as_array().expect("effects");
+    let refused = effects
+        .iter()
+        .any(|effect| effect["refused"].as_array().is_some_and(|why| !why.is_empty()));
+    assert_eq!(outcome.status, Some(if refused { 3 } else { 0 }), "{report}");
+}
+
 /// Runs on every machine: what is refused is refused before anything starts.
 #[test]
 fn what_linux_guests_cannot_have_is_refused() {
     let refused = |words: &[&str]| {
-        let output = Command::new(ENLIGHT).arg("lab").args(words).output();
+        let output = Command::new(ENLIGHT).args(words).output();
         let output = output.expect("the binary starts");
         assert!(!output.status.success(), "{words:?}");
         assert!(output.stdout.is_empty(), "{words:?}");
@@ -223,15 +263,19 @@ fn what_linux_guests_cannot_have_is_refused() {
     };
     let nothing = "/nonexistent/vmlinuz";
     if has_complete_kvm() {
-        assert!(refused(&["--kernel", nothing]).contains(nothing));
-        assert!(refused(&["--kernel", "/proc/cpuinfo"]).contains("no Linux kernel"));
-        assert!(refused(&["--kernel", nothing, "--ack-delay", "40"]).contains("--ack-delay"));
+        assert!(refused(&["lab", "--kernel", nothing]).contains(nothing));
+        assert!(refused(&["lab", "--kernel", "/proc/cpuinfo"]).contains("no Linux kernel"));
+        assert!(refused(&["lab", "--kernel", nothing, "--ack-delay", "40"]).contains("--ack-delay"));
     } else {
-        let errors = refused(&["--kernel", nothing]);
-        assert!(
-            errors.contains("/dev/kvm") || errors.contains("neither vmx nor svm"),
-            "{errors}"
-        );
+        let bench = ["bench", "latency", "--guests", "linux"];
+        for words in [&["lab", "--kernel", nothing][..], &bench] {
+            let errors = refused(words);
+            assert!(
+                errors.contains("/dev/kvm") || errors.contains("neither vmx nor svm"),
+                "{errors}"
+            );
+        }
     }
-    assert!(refused(&["--sysctl", "net.ipv4.tcp_sack=0"]).contains("--distro"));
+    assert!(refused(&["lab", "--sysctl", "net.ipv4.tcp_sack=0"]).contains("--distro"));
+    assert!(refused(&["bench", "latency", "--kernel", nothing]).contains("--guests linux"));
 }

@@ -1,21 +1,25 @@
-//! Everything that can be measured: frames by a generator, and traffic between virtual machines.
+//! Everything that can be measured: frames by a generator, traffic between virtual machines, and inspection between hosts.
 
 use crate::generator;
 use crate::guests::{self, Guests};
+use crate::inline::{self, Inline};
 use crate::report::{Figure, RowResult, Slice};
 use crate::rows::{self, Row};
 use crate::switches::{self, Peer};
 
-/// One row, of either kind.
+/// One row.
 pub(crate) enum Load {
     Frames(Row),
     Guests(Guests),
+    Inline(Inline),
 }
 
 /// Every row.
 pub(crate) fn all() -> Vec<Load> {
     let frames = rows::all().into_iter().map(Load::Frames);
-    frames.chain(guests::all().map(Load::Guests)).collect()
+    let guests = guests::all().map(Load::Guests);
+    let inline = inline::all().map(Load::Inline);
+    frames.chain(guests).chain(inline).collect()
 }
 
 /// The row of a name.
@@ -31,6 +35,7 @@ impl Load {
         match self {
             Self::Frames(row) => row.name,
             Self::Guests(row) => row.name,
+            Self::Inline(row) => row.name,
         }
     }
 
@@ -38,6 +43,7 @@ impl Load {
         match self {
             Self::Frames(row) => row.what,
             Self::Guests(row) => row.what,
+            Self::Inline(row) => row.what,
         }
     }
 
@@ -46,6 +52,7 @@ impl Load {
         match self {
             Self::Frames(row) => row.peers(asked),
             Self::Guests(row) => row.peers(asked),
+            Self::Inline(row) => row.peers(asked),
         }
     }
 
@@ -54,6 +61,7 @@ impl Load {
         match self {
             Self::Frames(_) => switches::missing(peers),
             Self::Guests(_) => guests::missing(peers),
+            Self::Inline(_) => inline::missing(),
         }
     }
 
@@ -75,6 +83,12 @@ impl Load {
                     .map(|figure| RowResult::new(figure, format!("qemu+{peer}")))
                     .collect()
             }
+            Self::Inline(row) => {
+                let figures = row.figures().into_iter();
+                figures
+                    .map(|figure| RowResult::new(figure, row.against(peer)))
+                    .collect()
+            }
         }
     }
 
@@ -83,6 +97,7 @@ impl Load {
         match self {
             Self::Frames(row) => frames(Peer::Enlight, row, seconds),
             Self::Guests(row) => row.ours(against, seconds),
+            Self::Inline(row) => row.ours(seconds),
         }
     }
 
@@ -91,6 +106,7 @@ impl Load {
         match self {
             Self::Frames(row) => frames(peer, row, seconds),
             Self::Guests(row) => row.theirs(peer, seconds),
+            Self::Inline(row) => row.theirs(seconds),
         }
     }
 }

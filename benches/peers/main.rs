@@ -1,4 +1,5 @@
-//! Enlight's switch beside others, in turn on the same machine: frames per second, and traffic between virtual machines.
+//! Enlight's switch beside others, in turn on the same machine: frames per second, traffic between virtual machines, and
+//! inspection between hosts.
 //!
 //!     cargo xtask bench-peers [-- OPTIONS]
 //!     cargo bench --bench peers -- --rows split-64,stream --pairs 7 --seconds 3
@@ -11,9 +12,13 @@ mod chart;
 mod generator;
 mod goal;
 mod guests;
+mod hosts;
 mod imix;
+mod inline;
+mod inspectors;
 mod loads;
 mod machines;
+mod patterns;
 mod report;
 mod rows;
 #[path = "../../tests/support/mod.rs"]
@@ -42,10 +47,10 @@ struct Plan {
 
 const USAGE: &str = "Enlight's switch beside others, in turn on the same machine.
 
-Usage: cargo xtask bench-peers -- [--rows NAME,NAME] [--peers ovs,bridge,wire] [--pairs N] [--seconds N]
+Usage: cargo xtask bench-peers -- [--rows NAME,NAME] [--peers ovs,bridge,suricata,wire] [--pairs N] [--seconds N]
 
   --rows     rows to measure instead of all of them (list: --rows help)
-  --peers    whom to compare with, where a row is about them (default: ovs,bridge)
+  --peers    whom to compare with, where a row is about them (default: ovs,bridge,suricata)
   --pairs    pairs of slices, ours and the peer's in turn (default: 7)
   --seconds  length of a slice (default: 3)
 
@@ -57,7 +62,7 @@ const AROUND: u64 = 3;
 fn plan() -> Result<Plan, String> {
     let mut plan = Plan {
         loads: loads::all(),
-        peers: vec![Peer::Ovs, Peer::Bridge],
+        peers: vec![Peer::Ovs, Peer::Bridge, Peer::Suricata],
         pairs: 7,
         seconds: 3,
         interrupted: Arc::default(),

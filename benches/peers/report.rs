@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::chart;
 use crate::goal::Goal;
+use crate::inspectors;
 
 /// A slice in which the generator was this much slower than in its best one is left out, with its pair: the machine was
 /// in one of its slow phases, in which all switches look alike.
@@ -193,6 +194,7 @@ fn machine() -> Value {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     json!({
         "processor": model, "processors": std::thread::available_parallelism().map_or(0, usize::from), "kernel": kernel.trim(),
+        "suricata": inspectors::version(),
     })
 }
 

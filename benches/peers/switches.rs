@@ -28,6 +28,8 @@ pub(crate) enum Peer {
     Wire,
     /// The kernel's bridge between taps, for virtual machines.
     Bridge,
+    /// Suricata between two interfaces, for inspection.
+    Suricata,
 }
 
 /// A switch that runs. Dropping it ends it.
@@ -56,6 +58,7 @@ impl fmt::Display for Peer {
             Self::Ovs => "ovs-dpdk",
             Self::Wire => "vhost-wire",
             Self::Bridge => "bridge",
+            Self::Suricata => "suricata",
         })
     }
 }
@@ -99,7 +102,10 @@ impl Peer {
             "ovs" | "ovs-dpdk" => Ok(Self::Ovs),
             "wire" | "vhost-wire" => Ok(Self::Wire),
             "bridge" => Ok(Self::Bridge),
-            _ => Err(format!("there is no peer {name}; there are: ovs, wire, bridge")),
+            "suricata" => Ok(Self::Suricata),
+            _ => Err(format!(
+                "there is no peer {name}; there are: ovs, wire, bridge, suricata"
+            )),
         }
     }
 
@@ -110,7 +116,7 @@ impl Peer {
             Self::Plain => Ok(enlight(row, None)),
             Self::Ovs => ovs(row.mtu),
             Self::Wire => wire(),
-            Self::Bridge => Err("a bridge has no vhost-user ports".to_owned()),
+            Self::Bridge | Self::Suricata => Err(format!("{self} has no vhost-user ports")),
         }
     }
 }

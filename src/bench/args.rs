@@ -14,6 +14,8 @@ const EXAMPLES: &str = "Examples:
       The price of 1,000 patterns at half load, with a page.
   enlight bench latency --workload wwr --filter off,serialize --sizes 64,1448 --gaps 0,5
       Two small writes and a read: delayed acknowledgements.
+  enlight bench latency --guests linux --filter off,inspect --patterns 1000
+      The same between two guests that run Debian's kernel.
   enlight bench latency --attach v0,v1 --filter off,inspect --rules rules.toml
       Your own guests and their own traffic, on two ports of a running switch.
   enlight bench latency --rates 5000 --json >new.json; enlight bench latency --rates 5000 --compare new.json
@@ -102,13 +104,21 @@ pub struct Args {
     #[arg(long, value_enum, default_value = "auto")]
     pub guests: GuestChoice,
 
+    /// linux: the kernel to boot (vmlinuz or vmlinux); without, Debian's cloud kernel, which is fetched with apt once
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+
+    /// linux: the directory of the kernel's modules; /lib/modules/RELEASE if it is not named
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    pub modules: Option<PathBuf>,
+
     /// Count stalls with filter off, too; costs A what the watcher costs
     #[arg(long)]
     pub watch: bool,
 
     /// Set the filter on the first of these ports of a running switch, and watch the load that is on both; nothing is sent
     #[arg(long, value_name = "PORT,PORT", value_delimiter = ',', num_args = 1,
-          conflicts_with_all = ["guests", "workload", "rates", "load", "sizes", "gaps", "nagle", "ack_delay", "watch"])]
+          conflicts_with_all = ["guests", "workload", "rates", "load", "sizes", "gaps", "nagle", "ack_delay", "watch", "kernel"])]
     pub attach: Vec<String>,
 
     /// The switch's control socket, for --attach
@@ -168,6 +178,8 @@ pub enum GuestChoice {
     Endpoint,
     /// Two KVM virtual machines with the micro-guest.
     Micro,
+    /// Two KVM virtual machines with Linux.
+    Linux,
 }
 
 /// Reads a number of seconds, whole or not.

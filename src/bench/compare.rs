@@ -140,6 +140,7 @@ fn differences(old: &Report, new: &Report) -> Vec<String> {
                     |kind| format!("{kind:?}").to_lowercase(),
                 ),
             ),
+            ("guests' Linux", settings.linux.clone().unwrap_or_default()),
             ("A", settings.filters.first().cloned().unwrap_or_default()),
             (
                 "rules",

@@ -44,10 +44,7 @@ pub(super) fn render(report: &Report) -> String {
 
 fn head(page: &mut String, report: &Report) {
     let settings = &report.settings;
-    let path = settings.guests.map_or_else(
-        || format!("the load on ports {}", settings.attached.join(" and ")),
-        |kind| guests(kind).to_owned(),
-    );
+    let path = guests(settings);
     let headline = report
         .points
         .iter()

@@ -33,6 +33,7 @@ use crate::lab::interrupt::Interrupt;
 use crate::lab::progress::Progress;
 use crate::spec::FilterSpec;
 use attach::Attached;
+use guests::Choice;
 use report::{GuestKind, Load, Part, Point, Report, Settings};
 use session::{Contender, Session};
 
@@ -88,7 +89,7 @@ fn show(args: &Args, report: &Report) -> Result<()> {
 }
 
 fn on_own_guests(args: &Args, contenders: &[Contender], interrupt: &Interrupt) -> Result<Report> {
-    let kind = guests::choose(args)?;
+    let choice = guests::choose(args)?;
     let wants_capacity = args.workload == Workload::Open && args.rates.is_empty();
     let points = match args.workload {
         Workload::Open if wants_capacity => args.load.len(),
@@ -100,7 +101,7 @@ fn on_own_guests(args: &Args, contenders: &[Contender], interrupt: &Interrupt) -
     let stamps_ns = session::stamps_ns();
     let mut session = Session {
         args,
-        kind,
+        choice: &choice,
         contenders,
         interrupt,
         progress: &mut progress,
@@ -119,7 +120,7 @@ fn on_own_guests(args: &Args, contenders: &[Contender], interrupt: &Interrupt) -
         }
     }
     progress.finish();
-    let settings = settings(args, Some(kind), contenders);
+    let settings = settings(args, Some(&choice), contenders);
     Ok(assemble(settings, stamps_ns, capacity, points, interrupted))
 }
 
@@ -156,7 +157,7 @@ fn assemble(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         interrupted,
         host: host::facts(match settings.guests {
-            Some(GuestKind::Micro) => "KVM".to_owned(),
+            Some(GuestKind::Micro | GuestKind::Linux) => "KVM".to_owned(),
             _ => "not used".to_owned(),
         }),
         settings,
@@ -167,9 +168,12 @@ fn assemble(
     }
 }
 
-fn settings(args: &Args, guests: Option<GuestKind>, contenders: &[Contender]) -> Settings {
+fn settings(args: &Args, choice: Option<&Choice>, contenders: &[Contender]) -> Settings {
+    let guests = choice.map(|choice| choice.kind);
+    let linux = choice.and_then(|choice| choice.linux.as_ref());
     Settings {
         guests,
+        linux: linux.map(|linux| linux.release.clone()),
         attached: args.attach.clone(),
         filters: args.filters.iter().map(ToString::to_string).collect(),
         rules: contenders

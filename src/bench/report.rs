@@ -36,6 +36,9 @@ pub struct Report {
 pub struct Settings {
     /// What ran client and server; `None` for somebody else's on two ports.
     pub guests: Option<GuestKind>,
+    /// The release of the guests' Linux.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linux: Option<String>,
     /// The ports of `--attach`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attached: Vec<String>,
@@ -77,6 +80,8 @@ pub enum GuestKind {
     Endpoint,
     /// Two KVM virtual machines with the micro-guest.
     Micro,
+    /// Two KVM virtual machines with Linux.
+    Linux,
 }
 
 /// What is asked of the path.

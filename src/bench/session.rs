@@ -11,7 +11,7 @@ use vswitch::Switch;
 use vswitch::control::{Attribution, FilterConfig, SwitchConfig};
 
 use super::args::Args;
-use super::guests;
+use super::guests::{self, Choice};
 use super::report::{GuestKind, Load, Part, Point};
 use super::tally::{self, Counted, Slice, Tally};
 use crate::lab::findings;
@@ -24,6 +24,8 @@ use crate::lab::report::Stalls;
 
 /// How long guests may take to be ready.
 const START: Duration = Duration::from_secs(30);
+/// How long Linux may take for that on a slow machine.
+const LINUX_START: Duration = Duration::from_mins(2);
 /// What a slice may take beyond its length: warm-up, a drain, a slow machine.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The port that the filter sits on.
@@ -48,7 +50,7 @@ pub(super) struct Contender {
 /// Everything that a session works with.
 pub(super) struct Session<'a> {
     pub(super) args: &'a Args,
-    pub(super) kind: GuestKind,
+    pub(super) choice: &'a Choice,
     /// A, A again, and every B.
     pub(super) contenders: &'a [Contender],
     pub(super) interrupt: &'a Interrupt,
@@ -66,8 +68,8 @@ impl Session<'_> {
         let orders = self.orders(load, 1, CAPACITY_SLICE);
         let dir = PrivateDir::new()?;
         let switch = start_switch()?;
-        let guests = guests::start(self.kind, &switch, &dir, &orders)?;
-        let mut series = Series::begin(guests, self.interrupt, CAPACITY_SLICE)?;
+        let guests = guests::start(self.choice, &switch, &dir, &orders)?;
+        let mut series = Series::begin(guests, self.interrupt, self.start(), CAPACITY_SLICE)?;
         if let Some(first) = self.contenders.first() {
             set_filter(&switch, first, false)?;
         }
@@ -101,8 +103,8 @@ impl Session<'_> {
     fn slices(&mut self, load: Load, tallies: &mut [Tally], empty: &mut Tally) -> Result<()> {
         let (repeats, length) = (self.args.repeats, self.args.duration);
         let slices = empty_slices(repeats);
-        let without = guests::start_without_switch(self.kind, &self.orders(load, slices, length))?;
-        let mut series = Series::begin(without, self.interrupt, length)?;
+        let without = guests::start_without_switch(self.choice.kind, &self.orders(load, slices, length))?;
+        let mut series = Series::begin(without, self.interrupt, START, length)?;
         for _ in 0..slices {
             self.next(&format!("{load}: the generator alone"));
             let (lines, counted) = series.slice(None, self.progress)?;
@@ -114,8 +116,8 @@ impl Session<'_> {
         let orders = self.orders(load, phases, length);
         let dir = PrivateDir::new()?;
         let switch = start_switch()?;
-        let guests = guests::start(self.kind, &switch, &dir, &orders)?;
-        let mut series = Series::begin(guests, self.interrupt, length)?;
+        let guests = guests::start(self.choice, &switch, &dir, &orders)?;
+        let mut series = Series::begin(guests, self.interrupt, self.start(), length)?;
         let mut rng = Rng::with_seed(self.args.seed);
         let mut order: Vec<usize> = (0..self.contenders.len()).collect();
         for _ in 0..repeats {
@@ -142,6 +144,13 @@ impl Session<'_> {
         self.progress.say(what.to_owned());
         self.progress.begin(self.done);
         self.done += 1;
+    }
+
+    fn start(&self) -> Duration {
+        match self.choice.kind {
+            GuestKind::Linux => LINUX_START,
+            _ => START,
+        }
     }
 
     fn orders(&self, load: Load, phases: u32, length: Duration) -> Orders {
@@ -199,15 +208,20 @@ struct Series<'a> {
 }
 
 impl<'a> Series<'a> {
-    /// Waits until client and server are ready.
-    fn begin(guests: Box<dyn Guests + 'a>, interrupt: &'a Interrupt, length: Duration) -> Result<Self> {
+    /// Waits until client and server are ready, for `start` at most each.
+    fn begin(
+        guests: Box<dyn Guests + 'a>,
+        interrupt: &'a Interrupt,
+        start: Duration,
+        length: Duration,
+    ) -> Result<Self> {
         let mut series = Self {
             listener: Listener::new(guests, interrupt),
             phase: 0,
             limit: 4 * length + PATIENCE,
         };
-        series.listener.begin(START)?;
-        series.client("the client's being ready", START, |line| {
+        series.listener.begin(start)?;
+        series.client("the client's being ready", start, |line| {
             *line == Line::Ready { phase: 0 }
         })?;
         Ok(series)

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Comparison, GuestKind, Part, Point, Report, Run};
+use super::report::{Comparison, GuestKind, Part, Point, Report, Run, Settings};
 use super::stats::Refusal;
 use crate::cli::table;
 use crate::lab::format::{count, micros};
@@ -44,13 +44,12 @@ const EFFECT_HEADING: [&str; 6] = ["COST OF", "BY", "DIFFERENCE", "95 %, µs", "
 
 fn heading(report: &Report) -> String {
     let settings = &report.settings;
-    let where_ = settings.guests.map_or_else(
-        || format!("the load on ports {}", settings.attached.join(" and ")),
-        |kind| guests(kind).to_owned(),
-    );
     let mut text = format!(
-        "Latency through {where_}; {} repeats of {} s, seed {}\n",
-        settings.repeats, settings.slice_s, settings.seed
+        "Latency through {}; {} repeats of {} s, seed {}\n",
+        guests(settings),
+        settings.repeats,
+        settings.slice_s,
+        settings.seed
     );
     let host = &report.host;
     let _ = writeln!(
@@ -76,12 +75,18 @@ fn heading(report: &Report) -> String {
 }
 
 /// What ran client and server, in words.
-pub(super) const fn guests(kind: GuestKind) -> &'static str {
-    match kind {
-        GuestKind::Taps => "two taps, with the kernel's TCP in two network namespaces",
-        GuestKind::Endpoint => "two endpoints inside the switch",
-        GuestKind::Micro => "two KVM virtual machines",
-    }
+pub(super) fn guests(settings: &Settings) -> String {
+    let words = match settings.guests {
+        None => return format!("the load on ports {}", settings.attached.join(" and ")),
+        Some(GuestKind::Taps) => "two taps, with the kernel's TCP in two network namespaces",
+        Some(GuestKind::Endpoint) => "two endpoints inside the switch",
+        Some(GuestKind::Micro) => "two KVM virtual machines",
+        Some(GuestKind::Linux) => {
+            let release = settings.linux.as_deref().unwrap_or_default();
+            return format!("two KVM virtual machines with Linux {release}");
+        }
+    };
+    words.to_owned()
 }
 
 /// A contender's name in tables.

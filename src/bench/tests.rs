@@ -72,6 +72,7 @@ fn report(points: Vec<Point>) -> Report {
         },
         settings: Settings {
             guests: Some(GuestKind::Endpoint),
+            linux: None,
             attached: Vec::new(),
             filters: vec!["off".to_owned(), "inspect".to_owned()],
             rules: 1_000,

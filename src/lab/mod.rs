@@ -34,7 +34,7 @@ use vswitch::control::{Attribution, SwitchConfig};
 
 pub use args::{Args, GuestChoice, Workload};
 
-use guests::{EndpointGuests, Guests, KvmGuests, Linux, Listener};
+use guests::{EndpointGuests, Guests, KvmGuests, Linux, Listener, Wanted};
 use interrupt::Interrupt;
 use private_dir::PrivateDir;
 use progress::Progress;
@@ -78,9 +78,21 @@ fn choose(args: &Args) -> Result<Choice> {
     if args.wants_linux() {
         let kvm = probed.map_err(|why| anyhow!("no Linux guests: {why}"))?;
         guests::can_run(&std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default())?;
+        if args.ack_delay.is_some() {
+            bail!(
+                "--ack-delay sets the TCP of the small guests; Linux delays its ACKs by its own rules (40 to 200 ms, none at \
+                 a connection's start): leave --ack-delay out, the report tells what was seen"
+            );
+        }
+        let wanted = Wanted {
+            kernel: args.kernel.as_deref(),
+            modules: args.modules.as_deref(),
+            sysctls: &args.sysctls,
+            talk: !args.json,
+        };
         return Ok(Choice {
             kind: GuestKind::Linux,
-            linux: Some(Linux::choose(args)?),
+            linux: Some(Linux::choose(wanted)?),
             kvm,
             note: None,
         });

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -24,7 +24,7 @@ use crate::setup::{self, Program};
   cargo xtask bench-peers -- --help
 
 As root it installs what is missing (no service is started or enabled) and reserves 1024 huge pages while it runs; who is not root
-does that first. All rows take about 20 minutes; each pair of slices is told when it is measured.")]
+does that first. All rows take about half an hour; each pair of slices is told when it is measured.")]
 pub(crate) struct Args {
     /// Passed on to the benchmark
     #[arg(last = true, value_name = "OPTIONS")]
@@ -32,7 +32,7 @@ pub(crate) struct Args {
 }
 
 /// What the benchmark calls.
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     ("dpdk-testpmd", "dpdk-dev"),
     ("ovs-vsctl", "openvswitch-switch"),
     (
@@ -42,11 +42,20 @@ const PROGRAMS: [Program; 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("qemu-img", "qemu-utils"),
     ("ip", "iproute2"),
+    ("ethtool", "ethtool"),
     ("stdbuf", "coreutils"),
     ("taskset", "util-linux"),
 ];
-/// Services that come with those and that nobody asked for.
-const SERVICES: [&str; 2] = ["openvswitch-switch", "ovs-record-hostname"];
+/// What it calls, too, and not every Debian has.
+const SURICATA: Program = ("suricata", "suricata");
+/// Packages with services that nobody asked for.
+const SERVICES: [(&str, &[&str]); 2] = [
+    (
+        "openvswitch-switch",
+        &["openvswitch-switch", "ovs-record-hostname"],
+    ),
+    ("suricata", &["suricata"]),
+];
 /// Debian's hook that says whether a package may start its service (invoke-rc.d(8)).
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 /// A policy that forbids it.
@@ -85,27 +94,47 @@ pub(crate) fn bench(args: &Args) -> Result<ExitCode> {
 
 /// Installs what is missing without starting services, now or at the next boot.
 fn install() -> Result<()> {
-    let missing = setup::missing_packages(&PROGRAMS);
+    install_quietly(&PROGRAMS)?;
+    if has_program(SURICATA.0) {
+        return Ok(());
+    }
+    // Whoever cannot have it compares the rest.
+    let installed = match setup::versions(SURICATA.1)?.as_slice() {
+        [] => Err(anyhow!("this archive has none")),
+        _ => install_quietly(&[SURICATA]),
+    };
+    if let Err(error) = installed {
+        eprintln!(
+            "bench-peers: there is no suricata to compare inspection with ({error:#}); Debian 12 has it in its backports: apt-get \
+             install -t bookworm-backports suricata"
+        );
+    }
+    Ok(())
+}
+
+fn install_quietly(programs: &[Program]) -> Result<()> {
+    let missing = setup::missing_packages(programs);
     if missing.is_empty() {
         return Ok(());
     }
-    let new_services = missing.contains(&"openvswitch-switch");
     if setup::is_root()? {
         let _policy = Policy::forbid_services(Path::new(POLICY))?;
-        setup::install(&PROGRAMS)?;
+        setup::install(programs)?;
     } else {
         // Which says what to install, and how.
-        setup::install(&PROGRAMS)?;
+        setup::install(programs)?;
     }
-    if new_services
-        && has_program("systemctl")
-        && let Err(error) = output(
-            Command::new("systemctl")
-                .args(["disable", "--quiet"])
-                .args(SERVICES),
-        )
-    {
-        eprintln!("bench-peers: Open vSwitch may start at the next boot: {error:#}");
+    for (package, services) in SERVICES {
+        if missing.contains(&package)
+            && has_program("systemctl")
+            && let Err(error) = output(
+                Command::new("systemctl")
+                    .args(["disable", "--quiet"])
+                    .args(services),
+            )
+        {
+            eprintln!("bench-peers: {package} may start at the next boot: {error:#}");
+        }
     }
     Ok(())
 }

@@ -129,7 +129,7 @@ fn with_one_qemu(packages: &[&str]) -> Result<Vec<String>> {
 }
 
 /// The versions that the archive has of a package, best first.
-fn versions(package: &str) -> Result<Vec<String>> {
+pub(crate) fn versions(package: &str) -> Result<Vec<String>> {
     let table = output(Command::new("apt-cache").args(["madison", package]))?;
     Ok(table
         .lines()

@@ -62,18 +62,27 @@ impl<'a> KernelGuests<'a> {
         Self::start(Some(switch), listener, stream, (server, client))
     }
 
-    /// Both on the loopback interface of one network namespace.
+    /// Both on the loopback interface, of a network namespace where that can be had; on any port.
     pub(super) fn on_loopback(orders: &Orders) -> Result<Self> {
         let [server, client] = [Role::Server, Role::Client].map(|role| Parameters {
             ip: Ipv4Addr::LOCALHOST,
             peer: Ipv4Addr::LOCALHOST,
+            port: 0,
             ..orders.of(role)
         });
-        let (listener, stream) = in_own_network(|| {
-            interface::loopback_up().context("bringing lo up")?;
+        let connect = || {
             let listener = listen(&server)?;
-            Ok((listener, Stream::connect(&client).map_err(|why| anyhow!(why))?))
-        })?;
+            let port = listener.local_addr().context("the listener's address")?.port();
+            let stream = Stream::connect(&Parameters { port, ..client }).map_err(|why| anyhow!(why))?;
+            Ok((listener, stream))
+        };
+        let (listener, stream) = match missing() {
+            None => in_own_network(|| {
+                interface::loopback_up().context("bringing lo up")?;
+                connect()
+            })?,
+            Some(_) => connect()?,
+        };
         Self::start(None, listener, stream, (server, client))
     }
 

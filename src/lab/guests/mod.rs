@@ -21,7 +21,7 @@ use super::serial;
 
 pub(crate) use endpoint::EndpointGuests;
 pub(crate) use kvm::{KvmGuests, probe_kvm};
-pub(crate) use linux::{Linux, can_run};
+pub(crate) use linux::{Linux, Wanted, can_run};
 
 /// The client's address.
 const CLIENT_IP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);

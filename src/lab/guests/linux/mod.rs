@@ -10,7 +10,6 @@ use anyhow::{Context as _, Result, bail};
 use microguest::cmdline::Parameters;
 
 use crate::agent;
-use crate::lab::args::Args;
 use crate::lab::private_dir::PrivateDir;
 
 /// A guest's memory in MiB, without what its initramfs takes.
@@ -31,6 +30,19 @@ pub(crate) struct Linux {
     settings: String,
 }
 
+/// Which kernel is wanted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    /// Its file; Debian's cloud kernel without.
+    pub(crate) kernel: Option<&'a Path>,
+    /// Its modules' directory.
+    pub(crate) modules: Option<&'a Path>,
+    /// `KEY=VALUE` for `/proc/sys` in the guests.
+    pub(crate) sysctls: &'a [String],
+    /// Whether to say on standard error what takes time.
+    pub(crate) talk: bool,
+}
+
 /// Files that a guest boots from.
 #[derive(Clone, Debug)]
 pub(super) struct BootFiles {
@@ -41,23 +53,17 @@ pub(super) struct BootFiles {
 }
 
 impl Linux {
-    /// Finds the kernel that the command line asks for, fetches it if need be.
-    pub(crate) fn choose(args: &Args) -> Result<Self> {
-        if args.ack_delay.is_some() {
-            bail!(
-                "--ack-delay sets the TCP of the small guests; Linux delays its ACKs by its own rules (40 to 200 ms, none at \
-                 a connection's start): leave --ack-delay out, the report tells what was seen"
-            );
-        }
-        let (kernel, modules) = if let Some(kernel) = &args.kernel {
-            (kernel.clone(), args.modules.clone())
+    /// Finds the kernel that is wanted, fetches it if need be.
+    pub(crate) fn choose(wanted: Wanted<'_>) -> Result<Self> {
+        let (kernel, modules) = if let Some(kernel) = wanted.kernel {
+            (kernel.to_owned(), wanted.modules.map(Path::to_owned))
         } else {
-            let files = distro::files(!args.json)?;
+            let files = distro::files(wanted.talk)?;
             (files.kernel, Some(files.modules))
         };
         let release = release::of_file(&kernel)?;
         let modules = modules.unwrap_or_else(|| Path::new("/lib/modules").join(&release));
-        let settings = args.sysctls.join("\n");
+        let settings = wanted.sysctls.join("\n");
         Ok(Self {
             release,
             kernel,
@@ -94,8 +100,8 @@ pub(crate) fn can_run(cpuinfo: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        "this machine's KVM cannot run Linux: its processor has neither vmx nor svm, so KVM interprets ring 0; use the small \
-         guests (leave --kernel and --distro out), or a machine inside QEMU (cargo xtask kvm-lab)"
+        "this machine's KVM cannot run Linux: its processor has neither vmx nor svm, so KVM interprets ring 0; use other \
+         guests (leave --kernel, --distro and --guests linux out), or a machine inside QEMU (cargo xtask kvm-lab)"
     )
 }
 
