@@ -16,9 +16,9 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use support::netns;
+use support::netns::{self, Namespace};
 use support::talk::{
-    LIMIT, ROUNDS, Request, Site, TALK, Talk, answer, ask, connect, receive_bulk, send_bulk, wait_until,
+    LIMIT, PORT, ROUNDS, Request, Site, TALK, Talk, answer, ask, connect, receive_bulk, send_bulk, wait_until,
 };
 use support::{enlight, host, program, skip};
 
@@ -302,4 +302,81 @@ fn captures_of_others_are_read() {
         "{report:#}"
     );
     assert!(stalls(&report, "nagle-delayed-ack").0 > 0, "{report:#}");
+}
+
+/// What a capture of all interfaces by `program` says of a conversation with Nagle's algorithm between two hosts, the client's with the
+/// commands `more`.
+fn any_interface(more: &str, peer: &str, program: &str) -> Value {
+    let (client, server) = (Namespace::new(), Namespace::new());
+    client.host(format!(
+        "ip link add t0 type veth peer name t1 netns {} && {more}",
+        server.number()
+    ));
+    server.host(peer);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("any");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("exec {program} -w {}", file.display())])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut capture = client.run(move || command.spawn().expect("a shell runs"));
+    wait_until(|| std::fs::metadata(&file).is_ok_and(|file| file.len() > 0));
+    thread::sleep(Duration::from_millis(500));
+    let listener = server.run(|| TcpListener::bind(("192.0.2.2", PORT)).expect("an own address"));
+    let talk = Talk { nagle: true, ..TALK };
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| server.run(move || answer(&listener, talk)));
+        client.run(move || ask(talk));
+        serving.join().expect("the server's side");
+    });
+    thread::sleep(Duration::from_secs(1));
+    stop(&mut capture);
+    diagnose(&[&file])
+}
+
+/// `tcpdump -i any` and dumpcap write neither Ethernet headers nor, of old, which interface it was; a frame passes a VLAN's interface or
+/// a bridge and the one below.
+#[test]
+fn captures_of_all_interfaces_are_read() {
+    let test = "captures_of_all_interfaces_are_read";
+    if missing(test) {
+        return;
+    }
+    for name in ["tcpdump", "dumpcap"] {
+        if program(name).is_none() {
+            return skip(test, &format!("the program {name} is not installed"));
+        }
+    }
+    let plain = [
+        "ip addr add 192.0.2.1/24 dev t0; ip link set t0 up",
+        "ip addr add 192.0.2.2/24 dev t1; ip link set t1 up",
+    ];
+    let vlan = [
+        "ip link set t0 up; ip link add link t0 v0 type vlan id 5; ip addr add 192.0.2.1/24 dev v0; ip link set v0 up",
+        "ip link set t1 up; ip link add link t1 v1 type vlan id 5; ip addr add 192.0.2.2/24 dev v1; ip link set v1 up",
+    ];
+    let bridge = "ip link add b0 type bridge; ip link set t0 master b0; ip link set t0 up; ip addr add 192.0.2.1/24 dev b0; ip link set b0 up";
+    let [cooked, cooked2] =
+        ["LINUX_SLL", "LINUX_SLL2"].map(|link| format!("tcpdump -U --immediate-mode -i any -y {link}"));
+    for ([more, peer], program, connections) in [
+        (plain, &*cooked, 1),
+        (plain, &*cooked2, 1),
+        (plain, "dumpcap -q -i any", 1),
+        (plain, "dumpcap -q -P -i any", 1),
+        (vlan, &*cooked, 2),
+        (vlan, &*cooked2, 2),
+        ([bridge, plain[1]], &*cooked2, 1),
+    ] {
+        let report = any_interface(more, peer, program);
+        assert_eq!(
+            report["connections"], connections,
+            "{program}, {more}: {report:#}"
+        );
+        let (named, others) = stalls(&report, "nagle-delayed-ack");
+        assert!(
+            named >= ROUNDS as u64 / 2 && others == 0,
+            "{program}, {more}: {report:#}"
+        );
+    }
 }

@@ -266,6 +266,10 @@ impl Filter for FilterChain {
             sum.resets += one.resets;
             sum.failed_open += one.failed_open;
             sum.conflicts += one.conflicts;
+            sum.fragments += one.fragments;
+            sum.reassembled += one.reassembled;
+            sum.fragments_expired += one.fragments_expired;
+            sum.fragments_evicted += one.fragments_evicted;
             sum.mirrored += one.mirrored;
             sum.joined += one.joined;
             sum.thinned += one.thinned;

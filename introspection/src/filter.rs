@@ -44,8 +44,8 @@ pub struct FrameRef<'a> {
     pub direction: Direction,
     /// Its headers.
     pub meta: &'a FrameMeta,
-    /// The transport payload, when [`Filter::needs`] asked for it; else empty. It is a private copy that is
-    /// later delivered as it was judged.
+    /// The transport payload, when [`Filter::needs`] asked for it; else empty. Of an IP fragment it is the packet, from its network
+    /// header to its end. It is a private copy that is later delivered as it was judged.
     pub payload: &'a [u8],
     /// Payload octets of each segment when the frame is a large send that is still to be cut; else 0.
     pub gso_size: u16,
@@ -56,7 +56,7 @@ pub struct FrameRef<'a> {
 pub enum Needs {
     /// Headers are enough.
     Headers,
-    /// Headers and transport payload.
+    /// Headers and transport payload; of IP fragments the whole packet.
     Payload,
 }
 
@@ -76,7 +76,7 @@ pub enum Action {
     Drop(FrameId, DropCause),
     /// A frame of this burst is copied to the port of this name; what becomes of the frame itself follows.
     Mirror(FrameId, Arc<str>),
-    /// The connection of the frame is torn down: the owner sends a RST to both its ends. The frame itself
+    /// The connection of the frame, a whole TCP segment, is torn down: the owner sends a RST to both its ends. The frame itself
     /// gets its own `Drop` before.
     Reset(FrameId),
 }
@@ -98,7 +98,7 @@ pub enum ReleaseCause {
 #[serde(rename_all = "snake_case")]
 pub enum DropCause {
     /// A rule says so. Also when rules that may drop are in force and the frame carries other octets than were judged
-    /// for the same place in its stream.
+    /// for the same place in its stream or its fragmented datagram, or is a fragment that no datagram can be made of.
     Rule,
     /// The flow was reset by a rule before.
     FlowReset,
@@ -198,10 +198,11 @@ pub struct FilterCounters {
     pub dropped: u64,
     /// Flows reset.
     pub resets: u64,
-    /// Frames forwarded that could not be judged in their stream's context, because a cap was met or they were cut into
-    /// IP fragments (fail open).
+    /// Frames forwarded that could not be judged in their stream's context, because a cap was met or their headers go on for longer
+    /// than is read (fail open).
     pub failed_open: u64,
-    /// Frames that carried other octets than were judged for the same place in their stream.
+    /// Frames that carried other octets than were judged for the same place in their stream or datagram, and IP fragments that no
+    /// datagram can be made of.
     #[serde(default)]
     pub conflicts: u64,
     /// Copies made for other ports.
@@ -213,6 +214,18 @@ pub struct FilterCounters {
     /// Acknowledgements left out.
     #[serde(default)]
     pub thinned: u64,
+    /// IP fragments shown to rules.
+    #[serde(default)]
+    pub fragments: u64,
+    /// Datagrams put together of fragments and judged.
+    #[serde(default)]
+    pub reassembled: u64,
+    /// Datagrams forgotten before they were whole, as nothing more of them came.
+    #[serde(default)]
+    pub fragments_expired: u64,
+    /// Datagrams forgotten before they were whole, to make room: their fragments count in `failed_open`, too.
+    #[serde(default)]
+    pub fragments_evicted: u64,
 }
 
 /// A filter's named behaviour.

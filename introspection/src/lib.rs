@@ -7,6 +7,7 @@ mod chain;
 pub mod diagnosis;
 mod filter;
 pub mod flow;
+mod fragment;
 mod instant;
 mod profile;
 pub mod rules;

@@ -19,7 +19,7 @@ const HEADERS: u32 = 256;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   enlight diagnose trace.pcapng
-      A capture of tcpdump, Wireshark or `enlight capture --both-sides` (its two interfaces are the filter's two sides).
+      A capture of tcpdump (-i any, too), Wireshark or `enlight capture --both-sides` (its two interfaces are the filter's two sides).
   enlight diagnose before.pcap after.pcap --html report.html
       Two files, from both sides of a filter; the time-lines are drawn.
   enlight diagnose --live v0 --seconds 30

@@ -3,6 +3,7 @@
 mod html;
 mod read;
 mod report;
+mod stations;
 mod text;
 
 pub use html::render as to_html;

@@ -9,6 +9,8 @@ use introspection::diagnosis::{DiagnosisOptions, Tap, Trace, TraceFrame};
 use offload::{FrameMeta, TcpFlags};
 use vswitch::pcap::{PcapError, Reader};
 
+use super::stations::Stations;
+
 /// Why nothing of a capture can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
@@ -22,7 +24,7 @@ pub enum CaptureError {
     },
     /// Its beginning cannot be read.
     #[error(
-        "{name}: {source}; diagnose reads pcap and pcapng files of Ethernet frames (`editcap` and `tcpdump -i IF` make them)"
+        "{name}: {source}; diagnose reads pcap and pcapng files (`editcap` and `tcpdump -i IF` or `-i any` make them)"
     )]
     Format {
         /// The file.
@@ -78,11 +80,12 @@ impl Capture {
 
     /// Reads a capture. What could be read before an error is used, and the error becomes a notice.
     pub fn read(&mut self, name: &str, input: impl Read, sides: bool) -> Result<(), CaptureError> {
-        let mut reader = Reader::new(input).map_err(|source| CaptureError::Format {
+        let mut reader = Reader::any_link(input).map_err(|source| CaptureError::Format {
             name: name.to_owned(),
             source,
         })?;
-        let (mut count, mut odd, mut others) = (0_u64, 0_u64, 0_u64);
+        let (mut count, mut odd, mut others, mut again) = (0_u64, 0_u64, 0_u64, 0_u64);
+        let mut stations = Stations::default();
         let ended = loop {
             let passed_over = reader.foreign();
             let record = match reader.next_record() {
@@ -106,6 +109,12 @@ impl Capture {
                 odd += 1;
                 continue;
             };
+            if let Some(station) = record.station
+                && stations.knows_another(&meta, station)
+            {
+                again += 1;
+                continue;
+            }
             self.trace.add(&TraceFrame {
                 number: count + passed_over,
                 at: Instant(record.time_ns),
@@ -117,11 +126,11 @@ impl Capture {
         self.frames += count;
         self.taps += 1;
         self.names.push(name.to_owned());
-        self.note(name, ended, [odd, others, reader.foreign()]);
+        self.note(name, ended, [odd, others, again, reader.foreign()]);
         Ok(())
     }
 
-    fn note(&mut self, name: &str, ended: Result<(), PcapError>, [odd, others, foreign]: [u64; 3]) {
+    fn note(&mut self, name: &str, ended: Result<(), PcapError>, [odd, others, again, foreign]: [u64; 4]) {
         if let Err(error) = ended {
             self.notices.push(format!(
                 "{name}: {error}; what came before is used, {} frames",
@@ -134,7 +143,8 @@ impl Capture {
                 others,
                 "are of a third interface or further ones, and are left out",
             ),
-            (foreign, "are no Ethernet frames, and are left out"),
+            (again, "were met on another interface before, and are left out"),
+            (foreign, "are of a link that is not read, and are left out"),
         ] {
             if count > 0 {
                 self.notices.push(format!("{name}: {count} frames {what}"));

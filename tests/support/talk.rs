@@ -22,7 +22,8 @@ pub const ROUNDS: usize = 12;
 pub struct Site {
     /// The client's host, on port v0.
     pub client: Namespace,
-    server: Namespace,
+    /// The server's host, on port v1.
+    pub server: Namespace,
     /// The switch.
     pub daemon: Daemon,
     _switch: Namespace,

@@ -4,14 +4,16 @@
 //! of the registry were no help: those that are kept well misread some resolutions of pcapng's timestamps, or leave the bounds
 //! to their user.
 
+mod link;
+
 use std::io::{self, Read};
+
+pub use link::{LinkType, Station};
 
 /// Largest packet record or block that is read, in octets.
 const MAX_RECORD: usize = 1 << 20;
 /// Most interfaces of a section.
 const MAX_INTERFACES: usize = 4096;
-/// `LINKTYPE_ETHERNET`.
-const ETHERNET: u16 = 1;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// What is wrong with a capture file.
@@ -26,9 +28,14 @@ pub enum PcapError {
     /// It ends inside a record.
     #[error("it ends in the middle of a record; what wrote it was stopped, or it was cut off")]
     CutShort,
-    /// Its frames are of another kind of network.
+    /// Its frames are of another link, and only Ethernet is wanted.
     #[error("its frames are no Ethernet frames but of link type {0}")]
     NotEthernet(u16),
+    /// Its packets begin with something that is not read.
+    #[error(
+        "its frames are of link type {0}, which is none of Ethernet (1), Linux cooked (113, 276), raw IP (101, 228, 229) and loopback (0, 108)"
+    )]
+    Link(u16),
     /// A part of it contradicts the format.
     #[error("{0}")]
     Malformed(&'static str),
@@ -39,10 +46,12 @@ pub enum PcapError {
 pub struct Record<'a> {
     /// Nanoseconds since 1970.
     pub time_ns: u64,
-    /// What was kept of the frame.
+    /// What was kept of the frame, which begins with an Ethernet header.
     pub octets: &'a [u8],
     /// Its whole length in octets.
     pub len: u32,
+    /// Where the frame was met, in a capture of all interfaces.
+    pub station: Option<Station>,
     /// The interface that it was captured on, counted over all sections of the file; 0 in a pcap file.
     pub interface: u32,
 }
@@ -55,6 +64,10 @@ pub struct Reader<R> {
     format: Format,
     /// The record or block at hand.
     buffer: Vec<u8>,
+    /// The frame at hand, if it was captured without an Ethernet header.
+    frame: Vec<u8>,
+    /// Whether frames of other links than Ethernet are wanted.
+    any_link: bool,
     /// Time of the last frame: a simple packet block has none of its own.
     last: u64,
     foreign: u64,
@@ -70,14 +83,15 @@ enum Order {
 
 #[derive(Debug)]
 enum Format {
-    Pcap { ticks: u64 },
+    Pcap { ticks: u64, link: LinkType },
     Pcapng { interfaces: Vec<Interface> },
 }
 
 /// An interface of a pcapng section.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
-    ethernet: bool,
+    /// `None` when its frames are not wanted.
+    link: Option<LinkType>,
     snap_len: u32,
     /// Timestamps' units in a second.
     ticks: u64,
@@ -92,6 +106,7 @@ struct Found {
     end: usize,
     len: u32,
     interface: u32,
+    link: LinkType,
 }
 
 impl Order {
@@ -113,14 +128,24 @@ impl Order {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the beginning of a file.
-    pub fn new(mut input: R) -> Result<Self, PcapError> {
+    /// Reads the beginning of a file, of which Ethernet frames are wanted.
+    pub fn new(input: R) -> Result<Self, PcapError> {
+        Self::begin(input, false)
+    }
+
+    /// Reads the beginning of a file of any [`LinkType`]s. Frames of others than Ethernet get an Ethernet header without addresses in
+    /// place of what they begin with.
+    pub fn any_link(input: R) -> Result<Self, PcapError> {
+        Self::begin(input, true)
+    }
+
+    fn begin(mut input: R, any_link: bool) -> Result<Self, PcapError> {
         let mut magic = [0; 4];
         input
             .read_exact(&mut magic)
             .map_err(|error| missing(error, PcapError::NoCapture))?;
         let (order, ticks) = match magic {
-            [0x0a, 0x0d, 0x0d, 0x0a] => return Self::pcapng(input),
+            [0x0a, 0x0d, 0x0d, 0x0a] => return Self::pcapng(input, any_link),
             [0xd4, 0xc3, 0xb2, 0xa1] => (Order::Little, 1_000_000),
             [0xa1, 0xb2, 0xc3, 0xd4] => (Order::Big, 1_000_000),
             [0x4d, 0x3c, 0xb2, 0xa1] => (Order::Little, NANOSECONDS),
@@ -131,54 +156,65 @@ impl<R: Read> Reader<R> {
         input.read_exact(&mut rest).map_err(cut_short)?;
         // The upper half tells of checksums behind frames.
         let kind = order.u32(&rest, 16).unwrap_or(0) as u16;
-        if kind != ETHERNET {
-            return Err(PcapError::NotEthernet(kind));
-        }
-        Ok(Self::with(input, order, Format::Pcap { ticks }))
+        let link = wanted(kind, any_link).ok_or(if any_link {
+            PcapError::Link(kind)
+        } else {
+            PcapError::NotEthernet(kind)
+        })?;
+        Ok(Self::with(input, any_link, order, Format::Pcap { ticks, link }))
     }
 
-    fn pcapng(input: R) -> Result<Self, PcapError> {
+    fn pcapng(input: R, any_link: bool) -> Result<Self, PcapError> {
         let interfaces = Vec::new();
-        let mut reader = Self::with(input, Order::Little, Format::Pcapng { interfaces });
+        let mut reader = Self::with(input, any_link, Order::Little, Format::Pcapng { interfaces });
         reader.section()?;
         Ok(reader)
     }
 
-    fn with(input: R, order: Order, format: Format) -> Self {
+    fn with(input: R, any_link: bool, order: Order, format: Format) -> Self {
         Self {
             input,
             order,
             format,
             buffer: Vec::new(),
+            frame: Vec::new(),
+            any_link,
             last: 0,
             foreign: 0,
             sections: 0,
         }
     }
 
-    /// Frames of other kinds of networks that were passed over.
+    /// Frames of links that are not wanted, which were passed over.
     pub fn foreign(&self) -> u64 {
         self.foreign
     }
 
-    /// The next Ethernet frame; `None` at the file's end.
+    /// The next frame that is wanted; `None` at the file's end.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, PcapError> {
         let found = match self.format {
-            Format::Pcap { ticks } => self.next_pcap(ticks)?,
+            Format::Pcap { ticks, link } => self.next_pcap(ticks, link)?,
             Format::Pcapng { .. } => self.next_pcapng()?,
         };
-        Ok(found.map(|found| {
-            self.last = found.time;
-            Record {
-                time_ns: found.time,
-                octets: self.buffer.get(found.start..found.end).unwrap_or(&[]),
-                len: found.len,
-                interface: self.sections.saturating_add(found.interface),
-            }
+        let Some(found) = found else { return Ok(None) };
+        self.last = found.time;
+        let kept = self.buffer.get(found.start..found.end).unwrap_or(&[]);
+        let (octets, len, station) = if found.link == LinkType::Ethernet {
+            (kept, found.len, None)
+        } else {
+            let (len, station) = found.link.as_ethernet(kept, found.len, &mut self.frame);
+            (self.frame.as_slice(), len, station)
+        };
+        Ok(Some(Record {
+            time_ns: found.time,
+            octets,
+            len,
+            station,
+            interface: self.sections.saturating_add(found.interface),
         }))
     }
 
-    fn next_pcap(&mut self, ticks: u64) -> Result<Option<Found>, PcapError> {
+    fn next_pcap(&mut self, ticks: u64, link: LinkType) -> Result<Option<Found>, PcapError> {
         let mut head = [0; 16];
         if !fill(&mut self.input, &mut head)? {
             return Ok(None);
@@ -198,6 +234,7 @@ impl<R: Read> Reader<R> {
             end: kept,
             len,
             interface: 0,
+            link,
         }))
     }
 
@@ -302,7 +339,7 @@ impl<R: Read> Reader<R> {
         let odd = || PcapError::Malformed("an interface description that is too short");
         let body = &self.buffer;
         let mut interface = Interface {
-            ethernet: self.order.u16(body, 0).ok_or_else(odd)? == ETHERNET,
+            link: wanted(self.order.u16(body, 0).ok_or_else(odd)?, self.any_link),
             snap_len: self.order.u32(body, 4).ok_or_else(odd)?,
             ticks: 1_000_000,
             offset: 0,
@@ -345,7 +382,7 @@ impl<R: Read> Reader<R> {
         ))
     }
 
-    /// Finds the frame of an enhanced packet block (section 4.3); `None` when it is of another kind of network.
+    /// Finds the frame of an enhanced packet block (section 4.3); `None` when it is of a link that is not wanted.
     fn enhanced(&mut self) -> Result<Option<Found>, PcapError> {
         let odd = || PcapError::Malformed("a packet block that is shorter than its frame");
         let word = |at| self.order.u32(&self.buffer, at).ok_or_else(odd);
@@ -356,16 +393,17 @@ impl<R: Read> Reader<R> {
             .filter(|end| *end <= self.buffer.len())
             .ok_or_else(odd)?;
         let interface = self.interface_of(number)?;
-        if !interface.ethernet {
+        let Some(link) = interface.link else {
             self.foreign += 1;
             return Ok(None);
-        }
+        };
         Ok(Some(Found {
             time: interface.time(u64::from(high) << 32 | u64::from(low)),
             start: 20,
             end,
             len,
             interface: number,
+            link,
         }))
     }
 
@@ -374,10 +412,10 @@ impl<R: Read> Reader<R> {
         let odd = || PcapError::Malformed("a packet block that is shorter than its frame");
         let len = self.order.u32(&self.buffer, 0).ok_or_else(odd)?;
         let interface = self.interface_of(0)?;
-        if !interface.ethernet {
+        let Some(link) = interface.link else {
             self.foreign += 1;
             return Ok(None);
-        }
+        };
         let kept = match interface.snap_len {
             0 => len,
             snap_len => len.min(snap_len),
@@ -392,6 +430,7 @@ impl<R: Read> Reader<R> {
             end,
             len,
             interface: 0,
+            link,
         }))
     }
 }
@@ -405,6 +444,11 @@ impl Interface {
         let time = time.saturating_add(i128::from(self.offset) * i128::from(NANOSECONDS));
         u64::try_from(time.max(0)).unwrap_or(u64::MAX)
     }
+}
+
+/// The link type with this number, if its frames are wanted.
+fn wanted(number: u16, any_link: bool) -> Option<LinkType> {
+    LinkType::from_number(number).filter(|link| any_link || *link == LinkType::Ethernet)
 }
 
 /// The units in a second that `if_tsresol` stands for: a power of ten, or of two.

@@ -8,6 +8,7 @@ use super::FilterOptions;
 use super::held::{Held, HeldFrames, Queue};
 use super::judge::{Judge, Judged};
 use crate::flow::{Activity, Evicted, FlowKey, FlowTable, Slot};
+use crate::fragment::{Fragments, Outcome, Whole, is_readable};
 use crate::rules::Verdict;
 use crate::{Action, Direction, DropCause, FilterCounters, FrameId, FrameRef, Instant, ReleaseCause};
 
@@ -30,6 +31,8 @@ pub(super) struct Flow<S> {
     rx: Side<S>,
     judged: Judged,
     reset: bool,
+    /// Its ends have not been told that it is reset.
+    untold: bool,
 }
 
 impl<S> Flow<S> {
@@ -55,6 +58,7 @@ pub(super) struct Core<S> {
     pub(super) held: HeldFrames,
     pub(super) counters: FilterCounters,
     judge: Judge,
+    fragments: Fragments,
     deadline: Duration,
     direction: Option<Direction>,
     clock: Instant,
@@ -68,6 +72,7 @@ impl<S: Default> Core<S> {
             held: HeldFrames::new(caps.held_frames, caps.held_octets),
             counters: FilterCounters::default(),
             judge: Judge::new(options.rules, &caps),
+            fragments: Fragments::new(caps.fragmented, caps.fragment_octets),
             deadline: options.deadline.unwrap_or(deadline),
             direction: options.direction,
             clock: Instant(0),
@@ -104,33 +109,90 @@ impl<S: Default> Core<S> {
         let now = self.tick(now);
         self.counters.frames += 1;
         let Some(key) = FlowKey::of(frame.meta, frame.direction) else {
-            let fragment = frame.meta.ip().is_some_and(|ip| ip.fragment);
-            self.counters.failed_open += u64::from(fragment && self.judge.is_active());
-            actions.push(Action::Forward(frame.id));
-            return None;
-        };
-        let slot = self.slot(now, key, frame, actions);
-        let Some(tcp) = frame.meta.tcp() else {
-            let verdict = self.verdict(now, slot, &key, frame, actions);
-            self.touch(now, slot, frame.direction, TcpFlags::default());
-            if verdict == Verdict::Pass {
+            if self.passes_without_flow(now, frame, actions) {
                 actions.push(Action::Forward(frame.id));
-            } else {
-                self.drop_frame(frame.id, DropCause::Rule, actions);
             }
             return None;
         };
-        if self.is_reset(now, slot, &key, frame.direction, tcp) {
-            self.drop_frame(frame.id, DropCause::FlowReset, actions);
+        let slot = self.slot(now, key, frame, actions);
+        if !self.passes(now, slot, &key, frame, actions) {
+            self.tell(slot, frame.id, actions);
             return None;
         }
-        self.touch(now, slot, frame.direction, tcp.flags);
-        match self.verdict(now, slot, &key, frame, actions) {
-            Verdict::Pass => return Some((slot, *tcp)),
-            Verdict::Drop => self.drop_frame(frame.id, DropCause::Rule, actions),
-            Verdict::Reset => self.reset(slot, frame.id, actions),
+        let Some(tcp) = frame.meta.tcp() else {
+            actions.push(Action::Forward(frame.id));
+            return None;
+        };
+        Some((slot, *tcp))
+    }
+
+    /// Judges a frame that is of no flow. Fragments are put together for it. False if it was dropped.
+    fn passes_without_flow(&mut self, now: Instant, frame: &FrameRef<'_>, actions: &mut Vec<Action>) -> bool {
+        if !self.judge.is_active() {
+            return true;
         }
-        None
+        if frame.meta.ip().is_none_or(|ip| !ip.fragment) {
+            self.counters.failed_open += u64::from(!is_readable(frame.meta));
+            return true;
+        }
+        let enforcing = self.judge.enforces();
+        match self.fragments.take(now, frame, enforcing, &mut self.counters) {
+            Outcome::Pass => true,
+            Outcome::Drop => {
+                self.drop_frame(frame.id, DropCause::Rule, actions);
+                false
+            }
+            Outcome::Whole(whole) => {
+                let passes = self.passes_whole(now, &whole, frame, actions);
+                self.fragments.settle(now, whole, !passes);
+                passes
+            }
+        }
+    }
+
+    /// Judges a datagram of which `frame` is the last fragment. False if that was dropped.
+    fn passes_whole(
+        &mut self,
+        now: Instant,
+        whole: &Whole,
+        frame: &FrameRef<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let Some(key) = FlowKey::of(&whole.meta, frame.direction) else {
+            return true;
+        };
+        let datagram = FrameRef {
+            meta: &whole.meta,
+            payload: whole.payload(),
+            ..*frame
+        };
+        let slot = self.slot(now, key, &datagram, actions);
+        self.passes(now, slot, &key, &datagram, actions)
+    }
+
+    /// Judges a frame of a flow. False if it was dropped.
+    fn passes(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        key: &FlowKey,
+        frame: &FrameRef<'_>,
+        actions: &mut Vec<Action>,
+    ) -> bool {
+        let flags = frame.meta.tcp().map(|tcp| tcp.flags);
+        if let Some(tcp) = frame.meta.tcp()
+            && self.is_reset(now, slot, key, frame.direction, tcp)
+        {
+            self.drop_frame(frame.id, DropCause::FlowReset, actions);
+            return false;
+        }
+        self.touch(now, slot, frame.direction, flags.unwrap_or_default());
+        match (self.verdict(now, slot, key, frame, actions), flags) {
+            (Verdict::Pass, _) => return true,
+            (Verdict::Reset, Some(_)) => self.reset(slot, frame.id, actions),
+            (Verdict::Drop | Verdict::Reset, _) => self.drop_frame(frame.id, DropCause::Rule, actions),
+        }
+        false
     }
 
     /// What the rules say of a frame.
@@ -169,6 +231,7 @@ impl<S: Default> Core<S> {
             rx: Side::default(),
             judged: self.judge.judged(key, client),
             reset: false,
+            untold: false,
         }
     }
 
@@ -223,6 +286,7 @@ impl<S: Default> Core<S> {
     fn reset(&mut self, slot: Slot, id: FrameId, actions: &mut Vec<Action>) {
         if let Some(flow) = self.table.get_mut(slot) {
             flow.reset = true;
+            flow.untold = true;
             for side in [&mut flow.tx, &mut flow.rx] {
                 while let Some(held) = self.held.pop(&mut side.queue) {
                     self.counters.dropped += 1;
@@ -233,7 +297,16 @@ impl<S: Default> Core<S> {
         }
         self.counters.resets += 1;
         self.drop_frame(id, DropCause::Rule, actions);
-        actions.push(Action::Reset(id));
+    }
+
+    /// Has the ends of a flow that was reset told so, by the segment `id` that was just dropped. (A fragment is no segment that they
+    /// could be told of.)
+    fn tell(&mut self, slot: Slot, id: FrameId, actions: &mut Vec<Action>) {
+        if let Some(flow) = self.table.get_mut(slot)
+            && core::mem::take(&mut flow.untold)
+        {
+            actions.push(Action::Reset(id));
+        }
     }
 
     /// Holds a frame behind the others of its flow and direction. Without room for it all of these go, and the frame
@@ -347,12 +420,13 @@ impl<S: Default> Core<S> {
         self.held.earliest().map(|held| held.deadline)
     }
 
-    /// Forgets idle flows.
+    /// Forgets idle flows and datagrams.
     pub(super) fn reclaim(&mut self, actions: &mut Vec<Action>) {
         let (held, judge) = (&mut self.held, &mut self.judge);
         self.table.reclaim(self.clock, RECLAIM, |evicted| {
             let_go(evicted, held, judge, actions);
         });
+        self.fragments.expire(self.clock, RECLAIM, &mut self.counters);
     }
 
     /// Releases everything, earliest first.

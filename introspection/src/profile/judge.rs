@@ -71,6 +71,11 @@ impl Judge {
         self.rules.is_some()
     }
 
+    /// Whether any rule may drop.
+    pub(super) fn enforces(&self) -> bool {
+        self.rules.as_ref().is_some_and(|rules| rules.enforces())
+    }
+
     /// What has to be kept for a flow that `client` opened.
     pub(super) fn judged(&self, flow: &FlowKey, client: Direction) -> Judged {
         let mut judged = Judged {

@@ -29,6 +29,11 @@ pub struct Caps {
     pub stream_octets: usize,
     /// The same of all flows.
     pub total_stream_octets: usize,
+    /// Datagrams in IP fragments that are remembered, whether they are whole or not. Fewer than the 65,536 identifications of IPv4, and
+    /// than an honest sender uses before it uses one again.
+    pub fragmented: usize,
+    /// Octets of all of these.
+    pub fragment_octets: usize,
 }
 
 impl Default for Caps {
@@ -39,6 +44,8 @@ impl Default for Caps {
             held_octets: 64 << 20,
             stream_octets: 256 << 10,
             total_stream_octets: 64 << 20,
+            fragmented: 4096,
+            fragment_octets: 16 << 20,
         }
     }
 }

@@ -163,16 +163,6 @@ fn urgent_and_odd_flags_change_nothing() {
     }
 }
 
-/// The filter does not put IP fragments together: it lets them pass and counts them as not judged, overlapping or not.
-#[test]
-fn fragments_are_counted_as_not_judged() {
-    let mut scene = dropping();
-    let mut fragment = Segment::at(0, b"attack");
-    fragment.fragment = true;
-    assert_eq!(scene.show(&fragment), Fate::Passed);
-    assert_eq!((scene.counters().failed_open, scene.counters().matches), (1, 0));
-}
-
 #[test]
 fn a_reset_flow_stays_so_until_a_new_connection() {
     let mut scene = Scene::connected(RuleAction::Reset);

@@ -3,4 +3,6 @@
 
 mod cases;
 mod cuts;
+mod fragments;
+mod packets;
 mod scene;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use introspection::{
-    Action, Direction, DropCause, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant, Profile,
-    Rule, RuleAction, RuleMatch, RuleSet, build,
+    Action, Caps, Direction, DropCause, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant,
+    Profile, Rule, RuleAction, RuleMatch, RuleSet, build,
 };
-use offload::{FrameMeta, TcpFlags};
+use offload::{FrameMeta, TcpFlags, Transport};
 
 #[path = "../common/frames.rs"]
 mod frames;
@@ -31,7 +31,6 @@ pub(crate) struct Segment {
     pub(crate) flags: u8,
     pub(crate) payload: Vec<u8>,
     pub(crate) gso_size: u16,
-    pub(crate) fragment: bool,
 }
 
 impl Segment {
@@ -44,7 +43,6 @@ impl Segment {
             flags: TcpFlags::ACK,
             payload: payload.to_vec(),
             gso_size: 0,
-            fragment: false,
         }
     }
 
@@ -71,18 +69,23 @@ impl Segment {
             len: self.payload.len() as u32,
         };
         let ends = [([192, 0, 2, 1], 4000), ([192, 0, 2, 2], 80)];
-        frames::tcp(self.direction == Direction::Rx, ends, self.fragment, segment)
+        frames::tcp(self.direction == Direction::Rx, ends, false, segment)
     }
 }
 
 pub(crate) struct Scene {
     filter: Box<dyn Filter>,
     next: u64,
+    now: Instant,
 }
 
 impl Scene {
     /// With one rule for `attack`, as a literal and by a regex, whose match has this consequence.
     pub(crate) fn new(action: RuleAction) -> Self {
+        Self::with(action, Caps::default())
+    }
+
+    pub(crate) fn with(action: RuleAction, caps: Caps) -> Self {
         let literal = Rule {
             name: "literal".to_owned(),
             pattern: "attack".to_owned(),
@@ -98,17 +101,23 @@ impl Scene {
         let rules = RuleSet::compile(&[literal, regex]).expect("good rules");
         let options = FilterOptions {
             rules: Some(Arc::new(rules)),
+            caps,
             ..FilterOptions::default()
         };
         Self {
             filter: build(Profile::Inspect, options).expect("not off"),
             next: 0,
+            now: Instant(0),
         }
     }
 
     /// With a handshake behind it.
     pub(crate) fn connected(action: RuleAction) -> Self {
-        let mut scene = Self::new(action);
+        Self::new(action).connect()
+    }
+
+    fn connect(self) -> Self {
+        let mut scene = self;
         let mut syn = Segment::at(0, b"").flags(TcpFlags::SYN);
         syn.seq = START.wrapping_sub(1);
         let mut answer = Segment::acknowledges(0).flags(TcpFlags::SYN | TcpFlags::ACK);
@@ -128,10 +137,38 @@ impl Scene {
             payload: &segment.payload,
             gso_size: segment.gso_size,
         };
+        self.judge(frame)
+    }
+
+    /// Shows an Ethernet frame, as the switch does.
+    pub(crate) fn show_frame(&mut self, direction: Direction, octets: &[u8]) -> Fate {
+        let meta = offload::parse(octets, octets.len()).expect("an Ethernet frame");
+        let payload = meta.ip().map_or(0..0, |ip| match ip.transport {
+            _ if ip.fragment => usize::from(meta.network_offset)..ip.end as usize,
+            Transport::Tcp(tcp) => usize::from(tcp.payload_offset)..ip.end as usize,
+            Transport::Udp(udp) => usize::from(udp.payload_offset)..ip.end as usize,
+            _ => 0..0,
+        });
+        let frame = FrameRef {
+            id: FrameId(self.next),
+            direction,
+            meta: &meta,
+            payload: &octets[payload],
+            gso_size: 0,
+        };
+        self.judge(frame)
+    }
+
+    /// Lets time pass.
+    pub(crate) fn wait(&mut self, seconds: u64) {
+        self.now.0 += seconds * 1_000_000_000;
+    }
+
+    fn judge(&mut self, frame: FrameRef<'_>) -> Fate {
         self.next += 1;
+        self.now.0 += 1000;
         let mut actions = Vec::new();
-        self.filter
-            .inspect(Instant(self.next * 1000), &[frame], &mut actions);
+        self.filter.inspect(self.now, &[frame], &mut actions);
         match actions.as_slice() {
             [Action::Forward(_)] => Fate::Passed,
             [Action::Drop(_, DropCause::Rule | DropCause::FlowReset)] => Fate::Dropped,

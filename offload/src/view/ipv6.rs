@@ -163,6 +163,15 @@ impl<'a> ExtensionView<'a> {
         }
     }
 
+    /// A fragment header's identification, which ties fragments together; `None` for the other kinds.
+    pub const fn fragment_id(&self) -> Option<u32> {
+        let [_, _, _, _, a, b, c, d] = *self.fixed;
+        match self.kind {
+            ExtensionKind::Fragment => Some(u32::from_be_bytes([a, b, c, d])),
+            _ => None,
+        }
+    }
+
     /// What follows the header.
     pub const fn payload(&self) -> &'a [u8] {
         self.payload

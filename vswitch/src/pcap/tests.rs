@@ -162,6 +162,115 @@ fn interfaces_are_counted_over_all_sections() {
     assert_eq!(interfaces, [1, 0, 3, 2]);
 }
 
+/// A link type, a packet of it, and the frame that it becomes.
+type Linked = (u16, Vec<u8>, Vec<u8>, Option<Station>);
+
+/// A packet with each header that is read.
+fn linked() -> Vec<Linked> {
+    let packet = [0x45, 1, 2, 3, 4];
+    let tagged = [0x00, 0x05, 0x08, 0x00, 0x45, 1, 2, 3, 4];
+    let six = [0x60, 1, 2];
+    let frame = |ethertype: u16, packet: &[u8]| [&[0; 12][..], &ethertype.to_be_bytes(), packet].concat();
+    let met = |interface, outgoing| Some(Station { interface, outgoing });
+    let cooked = |kind: u8, protocol: [u8; 2], packet: &[u8]| {
+        [
+            &[0, kind, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0][..],
+            &protocol,
+            packet,
+        ]
+        .concat()
+    };
+    let cooked2 = |kind: u8, protocol: [u8; 2], packet: &[u8]| {
+        let rest = [0, 0, 0, 0, 0, 7, 0, 1, kind, 6, 2, 0, 0, 0, 0, 1, 0, 0];
+        [&protocol[..], &rest, packet].concat()
+    };
+    vec![
+        (
+            113,
+            cooked(4, [8, 0], &packet),
+            frame(0x0800, &packet),
+            met(0, true),
+        ),
+        (
+            113,
+            cooked(0, [0x81, 0], &tagged),
+            frame(0x8100, &tagged),
+            met(0, false),
+        ),
+        (
+            276,
+            cooked2(4, [0x86, 0xdd], &six),
+            frame(0x86dd, &six),
+            met(7, true),
+        ),
+        (
+            276,
+            cooked2(1, [0x81, 0], &tagged),
+            frame(0x8100, &tagged),
+            met(7, false),
+        ),
+        (101, packet.to_vec(), frame(0x0800, &packet), None),
+        (101, vec![0x10, 1], frame(0, &[0x10, 1]), None),
+        (228, packet.to_vec(), frame(0x0800, &packet), None),
+        (229, six.to_vec(), frame(0x86dd, &six), None),
+        (
+            0,
+            [&[2, 0, 0, 0][..], &packet].concat(),
+            frame(0x0800, &packet),
+            None,
+        ),
+        (0, [&[0, 0, 0, 30][..], &six].concat(), frame(0x86dd, &six), None),
+        (
+            108,
+            [&[0, 0, 0, 2][..], &packet].concat(),
+            frame(0x0800, &packet),
+            None,
+        ),
+        (
+            108,
+            [&[0, 0, 0, 99][..], &packet].concat(),
+            frame(0, &packet),
+            None,
+        ),
+    ]
+}
+
+#[test]
+fn frames_of_other_links_get_an_ethernet_header() {
+    for (link, packet, frame, station) in linked() {
+        let mut classic = pcap(true, 0xa1b2_c3d4, &[(1, 5, &packet)]);
+        classic[22..24].copy_from_slice(&link.to_be_bytes());
+        let simple = block(
+            Order::Big,
+            3,
+            &[&(packet.len() as u32).to_be_bytes(), &packet[..]].concat(),
+        );
+        let pcapng = [section(link, 6), enhanced(0, 1_000_005, &packet), simple].concat();
+        for (file, count) in [(&classic, 1), (&pcapng, 2)] {
+            let mut reader = Reader::any_link(&file[..]).expect("a capture");
+            for _ in 0..count {
+                let record = reader.next_record().unwrap().expect("a frame");
+                assert_eq!(
+                    (record.octets, record.len),
+                    (&frame[..], frame.len() as u32),
+                    "{link}"
+                );
+                assert_eq!((record.station, record.time_ns), (station, NANOSECONDS + 5000));
+            }
+            assert_eq!(reader.next_record().unwrap(), None);
+            assert_eq!(reader.foreign(), 0);
+        }
+        let error = Reader::new(&classic[..]).expect_err("no Ethernet");
+        assert!(
+            error.to_string().contains(&format!("link type {link}")),
+            "{error}"
+        );
+        let mut reader = Reader::new(&pcapng[..]).expect("a capture");
+        assert_eq!(reader.next_record().unwrap(), None);
+        assert_eq!(reader.foreign(), 2);
+    }
+}
+
 #[test]
 fn what_is_wrong_is_told() {
     let malformed = |file: Vec<u8>, words: &str| {
@@ -172,7 +281,12 @@ fn what_is_wrong_is_told() {
     malformed(b"GIF89a".to_vec(), "neither pcap nor pcapng");
     let mut wifi = pcap(false, 0xa1b2_c3d4, &[]);
     wifi[20] = 105;
-    malformed(wifi, "link type 105");
+    malformed(wifi.clone(), "link type 105");
+    let error = Reader::any_link(&wifi[..]).expect_err("not read");
+    assert!(
+        error.to_string().contains("105, which is none of Ethernet (1)"),
+        "{error}"
+    );
     malformed(
         [section(1, 6), enhanced(1, 0, &[])].concat(),
         "interface that is not described",
@@ -224,6 +338,29 @@ proptest! {
         prop_assert_eq!(&got, &expected);
         let (got, _) = read(&file[..cut.index(file.len())]);
         prop_assert_eq!(&got[..], &expected[..got.len()]);
+    }
+
+    /// Packets of any link, cut off anywhere, become frames that are no longer than they say.
+    #[test]
+    fn packets_of_any_link_are_survived(
+        link in 0..linked().len(),
+        octets in proptest::collection::vec(any::<u8>(), 0..60),
+        kept in any::<prop::sample::Index>(),
+        len in any::<u32>(),
+    ) {
+        let (link, good, ..) = &linked()[link];
+        for packet in [&octets, good] {
+            let packet = &packet[..kept.index(packet.len() + 1)];
+            let mut file = pcap(true, 0xa1b2_c3d4, &[(1, 5, packet)]);
+            file[22..24].copy_from_slice(&link.to_be_bytes());
+            file[24 + 12..][..4].copy_from_slice(&len.to_be_bytes());
+            let mut reader = Reader::any_link(&file[..]).expect("a capture");
+            let record = reader.next_record().unwrap().expect("a frame");
+            prop_assert!(record.octets.len() <= packet.len() + 14);
+            prop_assert!(record.octets.is_empty() || record.octets.len() >= 14);
+            let whole = (record.len as usize).max(record.octets.len());
+            prop_assert_eq!(offload::parse(record.octets, whole).is_ok(), !record.octets.is_empty());
+        }
     }
 
     /// Anything at all, and good files with anything in them, end somehow.

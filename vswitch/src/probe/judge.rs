@@ -1,6 +1,7 @@
 //! Showing packets to a filter, and what is done when it fails.
 
 use introspection::{Action, Direction, Filter, FrameId, FrameRef, Instant, Needs, ReleaseCause};
+use offload::{Network, Transport};
 
 use super::guarded::Failure;
 use super::{Carrier, Inner, Passed};
@@ -58,6 +59,7 @@ impl Inner {
         if payload {
             for packet in packets.iter_mut() {
                 arena.make_private(packet);
+                read_on(packet, arena);
             }
         }
         let mut frames = arrayvec::ArrayVec::<FrameRef<'_>, BURST>::new();
@@ -168,17 +170,35 @@ fn fail_open(first: u64, frames: usize, actions: &mut Vec<Action>) {
     }
 }
 
-/// The transport payload of a private packet.
+/// Reads the headers of a private packet to their end: IPv6 extension headers may go on behind what every frame is judged by, and what
+/// stands behind them shall be seen.
+fn read_on(packet: &mut Packet, arena: &Arena) {
+    let meta = &mut packet.meta;
+    if let Network::Ipv6(ip) = meta.network
+        && ip.transport == Transport::Other
+        && let Ok(whole) = offload::parse(arena.head(packet.octets), meta.frame_len as usize)
+    {
+        meta.network = whole.network;
+    }
+}
+
+/// The transport payload of a private packet; of a fragment, the packet.
 fn payload_of<'a>(packet: &Packet, arena: &'a Arena) -> &'a [u8] {
     let Some(ip) = packet.meta.ip() else { return &[] };
-    let (offset, len) = match ip.transport {
-        offload::Transport::Tcp(tcp) => (tcp.payload_offset, tcp.payload_len),
-        offload::Transport::Udp(udp) => (udp.payload_offset, udp.payload_len),
+    let (start, end) = match ip.transport {
+        _ if ip.fragment => (packet.meta.network_offset, ip.end),
+        Transport::Tcp(tcp) => (
+            tcp.payload_offset,
+            u32::from(tcp.payload_offset) + tcp.payload_len,
+        ),
+        Transport::Udp(udp) => (
+            udp.payload_offset,
+            u32::from(udp.payload_offset) + udp.payload_len,
+        ),
         _ => return &[],
     };
-    let start = usize::from(offset);
     arena
         .head(packet.octets)
-        .get(start..start + len as usize)
+        .get(usize::from(start)..end as usize)
         .unwrap_or(&[])
 }
