@@ -52,7 +52,7 @@ pub const fn fold(sum: u64) -> u16 {
 /// The Internet checksum of `data` (RFC 1071): the complement of its folded sum.
 #[inline]
 pub fn internet(data: &[u8]) -> u16 {
-    !fold(sum(data))
+    !u16::from_be(fold(lanes::sum_native(data)))
 }
 
 /// The sum of a TCP, UDP or ICMPv6 pseudo-header (RFC 9293, 3.1; RFC 8200, 8.1); `len` is the length of the transport

@@ -26,10 +26,14 @@ impl<F: Format> DeviceRing<F> {
             if usual > 0 {
                 self.fill_buffers(&rest[..usual]);
                 accepted += usual;
-            } else if let Err(reason) = self.receive(first) {
-                refusal = Some(reason);
-                break;
             } else {
+                if let Some(next) = rest.get(1) {
+                    gather::prefetch_tail(next.tail);
+                }
+                if let Err(reason) = self.receive(first) {
+                    refusal = Some(reason);
+                    break;
+                }
                 accepted += 1;
             }
         }
@@ -75,7 +79,10 @@ impl<F: Format> DeviceRing<F> {
         self.starved_at = None;
         let header_len = self.options.header_len;
         let buffers = &self.scratch.buffers.0;
-        for (frame, buffer) in frames.iter().zip(buffers) {
+        for (at, (frame, buffer)) in frames.iter().zip(buffers).enumerate() {
+            if let Some(next) = frames.get(at + 1) {
+                gather::prefetch_tail(next.tail);
+            }
             let len = frame.len as usize;
             let head = frame.head.get(..len).unwrap_or(frame.head);
             let left = len - head.len();
