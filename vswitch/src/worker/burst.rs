@@ -41,7 +41,8 @@ pub(crate) struct Carriage {
     worker: usize,
     /// The lane whose frames are being carried.
     lane: LaneId,
-    /// Counted by this worker alone: the table's own count is on a cache line that all workers would write to for each burst.
+    #[allow(clippy::redundant_allocation)]
+    // the table's own count is on a line that all workers would write to
     table: Rc<Arc<PortTable>>,
     arena: Arena,
     /// Packets of the burst as they came; places that are written again and again.
