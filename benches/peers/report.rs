@@ -9,8 +9,8 @@ use crate::chart;
 use crate::goal::Goal;
 use crate::inspectors;
 
-/// A slice in which the generator was this much slower than in its best one is left out, with its pair: the machine was
-/// in one of its slow phases, in which all switches look alike.
+/// A slice in which the generator was this much slower than in the best one with the same switch is left out, with its pair: the machine
+/// was in one of its slow phases, in which all switches look alike. What a frame costs the generator depends on the switch, too.
 const CEILING_SHARE: f64 = 0.7;
 
 /// All rows.
@@ -74,14 +74,17 @@ impl RowResult {
 
     /// `None` if no pair counts.
     pub(crate) fn ratios(&self) -> Option<Ratios> {
-        let ceilings = self.pairs.iter().flat_map(|(a, b)| [a.ceiling, b.ceiling]);
-        let best = ceilings.flatten().fold(0.0, f64::max);
-        let good = |slice: &Slice| {
-            slice
-                .ceiling
-                .is_none_or(|ceiling| ceiling >= CEILING_SHARE * best)
+        let best = |side: fn(&(Slice, Slice)) -> &Slice| {
+            let ceilings = self.pairs.iter().filter_map(|pair| side(pair).ceiling);
+            ceilings.fold(0.0, f64::max)
         };
-        let counted: Vec<_> = self.pairs.iter().filter(|(a, b)| good(a) && good(b)).collect();
+        let (ours, theirs) = (best(|pair| &pair.0), best(|pair| &pair.1));
+        let good = |slice: &Slice, best: f64| slice.ceiling.is_none_or(|most| most >= CEILING_SHARE * best);
+        let counted: Vec<_> = self
+            .pairs
+            .iter()
+            .filter(|(a, b)| good(a, ours) && good(b, theirs))
+            .collect();
         let ratios = sorted(counted.iter().map(|(ours, theirs)| ours.value / theirs.value));
         Some(Ratios {
             median: median(&ratios)?,
