@@ -335,8 +335,8 @@ fn any_interface(more: &str, peer: &str, program: &str) -> Value {
     diagnose(&[&file])
 }
 
-/// `tcpdump -i any` and dumpcap write neither Ethernet headers nor, of old, which interface it was; a frame passes a VLAN's interface or
-/// a bridge and the one below.
+/// `tcpdump -i any` and dumpcap write neither Ethernet headers nor, of old, which interface it was; a frame passes a bridge and the
+/// interface below.
 #[test]
 fn captures_of_all_interfaces_are_read() {
     let test = "captures_of_all_interfaces_are_read";
@@ -352,31 +352,20 @@ fn captures_of_all_interfaces_are_read() {
         "ip addr add 192.0.2.1/24 dev t0; ip link set t0 up",
         "ip addr add 192.0.2.2/24 dev t1; ip link set t1 up",
     ];
-    let vlan = [
-        "ip link set t0 up; ip link add link t0 v0 type vlan id 5; ip addr add 192.0.2.1/24 dev v0; ip link set v0 up",
-        "ip link set t1 up; ip link add link t1 v1 type vlan id 5; ip addr add 192.0.2.2/24 dev v1; ip link set v1 up",
-    ];
     let bridge = "ip link add b0 type bridge; ip link set t0 master b0; ip link set t0 up; ip addr add 192.0.2.1/24 dev b0; ip link set b0 up";
     let [cooked, cooked2] =
         ["LINUX_SLL", "LINUX_SLL2"].map(|link| format!("tcpdump -U --immediate-mode -i any -y {link}"));
-    for ([more, peer], program, connections) in [
-        (plain, &*cooked, 1),
-        (plain, &*cooked2, 1),
-        (plain, "dumpcap -q -i any", 1),
-        (plain, "dumpcap -q -P -i any", 1),
-        (vlan, &*cooked, 2),
-        (vlan, &*cooked2, 2),
-        ([bridge, plain[1]], &*cooked2, 1),
-    ] {
-        let report = any_interface(more, peer, program);
-        assert_eq!(
-            report["connections"], connections,
-            "{program}, {more}: {report:#}"
-        );
+    for program in [&*cooked, &*cooked2, "dumpcap -q -i any", "dumpcap -q -P -i any"] {
+        let [client, server] = plain;
+        let report = any_interface(client, server, program);
+        assert_eq!(report["connections"], 1, "{program}: {report:#}");
+        assert_eq!(report["notices"], serde_json::json!([]), "{program}: {report:#}");
         let (named, others) = stalls(&report, "nagle-delayed-ack");
-        assert!(
-            named >= ROUNDS as u64 / 2 && others == 0,
-            "{program}, {more}: {report:#}"
-        );
+        assert!(named >= ROUNDS as u64 / 2 && others == 0, "{program}: {report:#}");
     }
+    // Through a bridge each frame is there twice, and none is taken for a repetition. (Not all of them are there at all on every kernel.)
+    let report = any_interface(bridge, plain[1], &cooked2);
+    let notice = report["notices"][0].as_str().unwrap_or_default();
+    assert!(notice.contains("met on another interface"), "{report:#}");
+    assert_eq!(stalls(&report, "nagle-delayed-ack").1, 0, "{report:#}");
 }

@@ -1,14 +1,18 @@
-//! Datagrams that a kernel cuts into IP fragments, between two taps of a switch with a rule on one of them.
+//! Datagrams that a kernel cuts into IP fragments, between two taps of a switch with a rule on one of them; and headers that hide a datagram
+//! from who reads only the first octets of a frame.
 //!
-//! The switch and both hosts are in network namespaces of their own, which need root; without it the test says by name that it is
-//! skipped.
+//! For the former the switch and both hosts are in network namespaces of their own, which need root; without it the test says by name that
+//! it is skipped.
 
 mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
 
-use support::talk::{LIMIT, Site, connect};
+use serde_json::Value;
+use support::daemon::Daemon;
+use support::peer::Peer;
+use support::talk::{LIMIT, Site, connect, wait_until};
 use support::{netns, skip};
 
 const UDP_PORT: u16 = 5002;
@@ -68,6 +72,23 @@ fn receive(listener: &TcpListener, own: &str) -> Vec<Vec<u8>> {
     }
 }
 
+/// Has port v0 drop what has the pattern.
+fn forbid(daemon: &Daemon) {
+    let rules = daemon.path("rules.toml");
+    let rule = "[[rule]]\nname = \"a\"\npattern = \"attack\"\naction = \"drop\"\n";
+    std::fs::write(&rules, rule).expect("the directory is writable");
+    let rules = rules.display().to_string();
+    daemon.cli(&["filter", "set", "v0", "inspect", "--rules", &rules]);
+}
+
+/// What the filter of v0 has counted.
+fn counters(daemon: &Daemon) -> Value {
+    let filters = daemon.cli(&["filter", "show"]);
+    let filters = filters.as_array().expect("filters");
+    let filter = filters.iter().find(|filter| filter["port"] == "v0");
+    filter.expect("the filter")["counters"].clone()
+}
+
 #[test]
 fn what_a_kernel_cuts_is_judged_whole() {
     if let Some(reason) = netns::missing() {
@@ -79,12 +100,7 @@ fn what_a_kernel_cuts_is_judged_whole() {
             "echo 0 >/proc/sys/net/ipv6/conf/{tap}/disable_ipv6; ip addr add 2001:db8::{number}/64 dev {tap} nodad"
         ));
     }
-    let rules = site.daemon.path("rules.toml");
-    let rule = "[[rule]]\nname = \"a\"\npattern = \"attack\"\naction = \"drop\"\n";
-    std::fs::write(&rules, rule).expect("the directory is writable");
-    let rules = rules.display().to_string();
-    site.daemon
-        .cli(&["filter", "set", "v0", "inspect", "--rules", &rules]);
+    forbid(&site.daemon);
     let attacks = PLACES.into_iter().flatten().count() as u64;
     for (rounds, [own, to]) in [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]]
         .into_iter()
@@ -102,10 +118,7 @@ fn what_a_kernel_cuts_is_judged_whole() {
                 assert_eq!(receive(&listener, to), expected);
             },
         );
-        let filters = site.daemon.cli(&["filter", "show"]);
-        let filters = filters.as_array().expect("filters");
-        let filter = filters.iter().find(|filter| filter["port"] == "v0");
-        let counters = &filter.expect("the filter")["counters"];
+        let counters = counters(&site.daemon);
         let rounds = rounds as u64 + 1;
         let [fragments, reassembled, dropped, unjudged] =
             ["fragments", "reassembled", "dropped", "failed_open"].map(|name| counters[name].as_u64());
@@ -117,4 +130,47 @@ fn what_a_kernel_cuts_is_judged_whole() {
             "{counters:#}"
         );
     }
+}
+
+/// IPv6 with destination options of 256 octets before a datagram, whole and in two fragments whose own headers come as late.
+#[test]
+fn headers_that_go_on_for_long_hide_nothing() {
+    const OPTIONS: u8 = 60;
+    const UDP: u8 = 17;
+    const FRAGMENT: u8 = 44;
+    let daemon = Daemon::start();
+    let socket = daemon.vhost_port("v0");
+    forbid(&daemon);
+    let mut peer = Peer::attach(&socket, 1);
+    let datagram = [&[0x0f, 0xa0, 0, 53, 0, 25, 0, 0][..], b"here is an attack"].concat();
+    let (head, tail) = datagram.split_at(16);
+    let fragment = |place: u8, octets: &[u8]| [&[UDP, 0, 0, place, 0, 0, 0, 9], octets].concat();
+    let packets = [
+        (UDP, datagram.clone()),
+        (FRAGMENT, fragment(1, head)),
+        (FRAGMENT, fragment(16, tail)),
+    ];
+    for (next, octets) in packets {
+        let mut options = vec![next, 31, 1, 252];
+        options.resize(256, 0);
+        let mut frame = vec![0xff; 6];
+        frame.extend([2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend((256 + octets.len() as u16).to_be_bytes());
+        frame.extend([OPTIONS, 64]);
+        for host in [1, 2] {
+            frame.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
+        }
+        frame.extend(options);
+        frame.extend(octets);
+        peer.send(&frame);
+    }
+    wait_until(|| counters(&daemon)["frames"].as_u64() >= Some(3));
+    let counters = counters(&daemon);
+    let [dropped, reassembled, unjudged] =
+        ["dropped", "reassembled", "failed_open"].map(|name| counters[name].as_u64());
+    assert_eq!(
+        (dropped, reassembled, unjudged),
+        (Some(2), Some(1), Some(0)),
+        "{counters:#}"
+    );
 }

@@ -22,14 +22,9 @@ impl Stations {
         let Some(way) = FlowKey::canonical(meta) else {
             return false;
         };
-        match self.first.get(&way) {
-            Some(first) => *first != station,
-            None => {
-                if self.first.len() < MAX {
-                    self.first.insert(way, station);
-                }
-                false
-            }
+        if self.first.len() >= MAX && !self.first.contains_key(&way) {
+            return false;
         }
+        *self.first.entry(way).or_insert(station) != station
     }
 }

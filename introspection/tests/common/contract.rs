@@ -242,6 +242,37 @@ fn part_of_packet([what, seq, ack]: [u8; 3], payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// The header of a segment or a datagram of `len` octets between the guest's port and its peer's.
+fn transport(direction: Direction, port: u16, [what, seq, ack]: [u8; 3], len: usize) -> Transport {
+    match what % 32 {
+        31 => Transport::Udp(UdpMeta {
+            src_port: if direction == Direction::Tx { port } else { 53 },
+            dst_port: if direction == Direction::Tx { 53 } else { port },
+            payload_offset: 42,
+            payload_len: len as u32,
+        }),
+        30 => Transport::Other,
+        kind => Transport::Tcp(TcpMeta {
+            src_port: if direction == Direction::Tx { port } else { 80 },
+            dst_port: if direction == Direction::Tx { 80 } else { port },
+            seq: (u32::MAX - 100).wrapping_add(seq.into()),
+            ack: (u32::MAX - 100).wrapping_add(ack.into()),
+            flags: TcpFlags(match kind {
+                0 => TcpFlags::SYN,
+                1 => TcpFlags::SYN | TcpFlags::ACK,
+                2 => TcpFlags::ACK | TcpFlags::FIN,
+                3 => TcpFlags::RST,
+                4..=7 => TcpFlags::ACK | TcpFlags::PSH,
+                8 => seq,
+                _ => TcpFlags::ACK,
+            }),
+            window: 1000,
+            payload_offset: 54,
+            payload_len: len as u32,
+        }),
+    }
+}
+
 impl Owner {
     fn frame(&mut self, step: u8, [what, seq, ack, len]: [u8; 4]) -> Frame {
         let id = FrameId(self.next);
@@ -257,37 +288,10 @@ impl Owner {
             .map(|index| b'a' + (usize::from(seq) * 7 + index * (1 + usize::from(what >> 6))) as u8 % 3)
             .collect();
         let port = 4000 + u16::from(step >> 5 & 3);
-        let transport = match what % 32 {
-            31 => Transport::Udp(UdpMeta {
-                src_port: if direction == Direction::Tx { port } else { 53 },
-                dst_port: if direction == Direction::Tx { 53 } else { port },
-                payload_offset: 42,
-                payload_len: len as u32,
-            }),
-            30 => Transport::Other,
-            kind => Transport::Tcp(TcpMeta {
-                src_port: if direction == Direction::Tx { port } else { 80 },
-                dst_port: if direction == Direction::Tx { 80 } else { port },
-                seq: (u32::MAX - 100).wrapping_add(seq.into()),
-                ack: (u32::MAX - 100).wrapping_add(ack.into()),
-                flags: TcpFlags(match kind {
-                    0 => TcpFlags::SYN,
-                    1 => TcpFlags::SYN | TcpFlags::ACK,
-                    2 => TcpFlags::ACK | TcpFlags::FIN,
-                    3 => TcpFlags::RST,
-                    4..=7 => TcpFlags::ACK | TcpFlags::PSH,
-                    8 => seq,
-                    _ => TcpFlags::ACK,
-                }),
-                window: 1000,
-                payload_offset: 54,
-                payload_len: len as u32,
-            }),
-        };
         let (transport, payload) = if fragment {
             (Transport::Other, part_of_packet([what, seq, ack], &payload))
         } else {
-            (transport, payload)
+            (transport(direction, port, [what, seq, ack], len), payload)
         };
         let gso_size = if what & 32 == 0 { 0 } else { 10 };
         Frame {

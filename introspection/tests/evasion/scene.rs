@@ -1,6 +1,6 @@
 //! A port with a filter, and a receiver that reads what passes.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use introspection::{
     Action, Caps, Direction, DropCause, Filter, FilterCounters, FilterOptions, FrameId, FrameRef, Instant,
@@ -86,22 +86,9 @@ impl Scene {
     }
 
     pub(crate) fn with(action: RuleAction, caps: Caps) -> Self {
-        let literal = Rule {
-            name: "literal".to_owned(),
-            pattern: "attack".to_owned(),
-            action,
-            ..Rule::default()
-        };
-        let regex = Rule {
-            name: "regex".to_owned(),
-            pattern: String::new(),
-            regex: Some("at{2}[a-f]ck".to_owned()),
-            ..literal.clone()
-        };
-        let rules = RuleSet::compile(&[literal, regex]).expect("good rules");
         let options = FilterOptions {
-            rules: Some(Arc::new(rules)),
-            caps,
+            rules: Some(rules(action)),
+            caps: Caps { flows: 64, ..caps },
             ..FilterOptions::default()
         };
         Self {
@@ -189,4 +176,25 @@ impl Scene {
         names.sort();
         names
     }
+}
+
+/// Compiled once: who plays many scenes has no time for more.
+fn rules(action: RuleAction) -> Arc<RuleSet> {
+    static ALL: [OnceLock<Arc<RuleSet>>; 4] = [const { OnceLock::new() }; 4];
+    let compile = || {
+        let literal = Rule {
+            name: "literal".to_owned(),
+            pattern: "attack".to_owned(),
+            action,
+            ..Rule::default()
+        };
+        let regex = Rule {
+            name: "regex".to_owned(),
+            pattern: String::new(),
+            regex: Some("at{2}[a-f]ck".to_owned()),
+            ..literal.clone()
+        };
+        Arc::new(RuleSet::compile(&[literal, regex]).expect("good rules"))
+    };
+    Arc::clone(ALL[action as usize].get_or_init(compile))
 }

@@ -165,73 +165,59 @@ fn interfaces_are_counted_over_all_sections() {
 /// A link type, a packet of it, and the frame that it becomes.
 type Linked = (u16, Vec<u8>, Vec<u8>, Option<Station>);
 
+const PACKET: [u8; 5] = [0x45, 1, 2, 3, 4];
+const SIX: [u8; 3] = [0x60, 1, 2];
+/// Behind the type of a VLAN tag.
+const TAGGED: [u8; 9] = [0x00, 0x05, 0x08, 0x00, 0x45, 1, 2, 3, 4];
+
 /// A packet with each header that is read.
 fn linked() -> Vec<Linked> {
-    let packet = [0x45, 1, 2, 3, 4];
-    let tagged = [0x00, 0x05, 0x08, 0x00, 0x45, 1, 2, 3, 4];
-    let six = [0x60, 1, 2];
+    let with = |header: &[u8], packet: &[u8]| [header, packet].concat();
     let frame = |ethertype: u16, packet: &[u8]| [&[0; 12][..], &ethertype.to_be_bytes(), packet].concat();
-    let met = |interface, outgoing| Some(Station { interface, outgoing });
-    let cooked = |kind: u8, protocol: [u8; 2], packet: &[u8]| {
-        [
-            &[0, kind, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0][..],
-            &protocol,
-            packet,
-        ]
-        .concat()
+    let plain = |link, header: &[u8], ethertype, packet: &[u8]| {
+        (link, with(header, packet), frame(ethertype, packet), None)
     };
-    let cooked2 = |kind: u8, protocol: [u8; 2], packet: &[u8]| {
+    let cooked = |kind: u8, ethertype: u16, packet: &[u8]| {
+        let protocol = ethertype.to_be_bytes();
+        let header = with(&[0, kind, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0], &protocol);
+        let station = Station {
+            interface: 0,
+            outgoing: kind == 4,
+        };
+        (
+            113,
+            with(&header, packet),
+            frame(ethertype, packet),
+            Some(station),
+        )
+    };
+    let cooked2 = |kind: u8, ethertype: u16, packet: &[u8]| {
         let rest = [0, 0, 0, 0, 0, 7, 0, 1, kind, 6, 2, 0, 0, 0, 0, 1, 0, 0];
-        [&protocol[..], &rest, packet].concat()
+        let header = with(&ethertype.to_be_bytes(), &rest);
+        let station = Station {
+            interface: 7,
+            outgoing: kind == 4,
+        };
+        (
+            276,
+            with(&header, packet),
+            frame(ethertype, packet),
+            Some(station),
+        )
     };
     vec![
-        (
-            113,
-            cooked(4, [8, 0], &packet),
-            frame(0x0800, &packet),
-            met(0, true),
-        ),
-        (
-            113,
-            cooked(0, [0x81, 0], &tagged),
-            frame(0x8100, &tagged),
-            met(0, false),
-        ),
-        (
-            276,
-            cooked2(4, [0x86, 0xdd], &six),
-            frame(0x86dd, &six),
-            met(7, true),
-        ),
-        (
-            276,
-            cooked2(1, [0x81, 0], &tagged),
-            frame(0x8100, &tagged),
-            met(7, false),
-        ),
-        (101, packet.to_vec(), frame(0x0800, &packet), None),
-        (101, vec![0x10, 1], frame(0, &[0x10, 1]), None),
-        (228, packet.to_vec(), frame(0x0800, &packet), None),
-        (229, six.to_vec(), frame(0x86dd, &six), None),
-        (
-            0,
-            [&[2, 0, 0, 0][..], &packet].concat(),
-            frame(0x0800, &packet),
-            None,
-        ),
-        (0, [&[0, 0, 0, 30][..], &six].concat(), frame(0x86dd, &six), None),
-        (
-            108,
-            [&[0, 0, 0, 2][..], &packet].concat(),
-            frame(0x0800, &packet),
-            None,
-        ),
-        (
-            108,
-            [&[0, 0, 0, 99][..], &packet].concat(),
-            frame(0, &packet),
-            None,
-        ),
+        cooked(4, 0x0800, &PACKET),
+        cooked(0, 0x8100, &TAGGED),
+        cooked2(4, 0x86dd, &SIX),
+        cooked2(1, 0x8100, &TAGGED),
+        plain(101, &[], 0x0800, &PACKET),
+        plain(101, &[], 0, &[0x10, 1]),
+        plain(228, &[], 0x0800, &PACKET),
+        plain(229, &[], 0x86dd, &SIX),
+        plain(0, &[2, 0, 0, 0], 0x0800, &PACKET),
+        plain(0, &[0, 0, 0, 30], 0x86dd, &SIX),
+        plain(108, &[0, 0, 0, 2], 0x0800, &PACKET),
+        plain(108, &[0, 0, 0, 99], 0, &PACKET),
     ]
 }
 
