@@ -80,7 +80,7 @@ pub(crate) fn missing() -> Option<String> {
 
 impl Inline {
     /// Those of the peers asked for that this row is about.
-    pub(crate) fn peers(&self, asked: &[Peer]) -> Vec<Peer> {
+    pub(crate) fn peers(asked: &[Peer]) -> Vec<Peer> {
         let peers = asked.iter().copied();
         peers.filter(|peer| *peer == Peer::Suricata).collect()
     }
@@ -139,7 +139,7 @@ impl Inline {
     }
 
     /// A slice of Suricata's.
-    pub(crate) fn theirs(&self, seconds: u64) -> Result<Vec<Slice>, String> {
+    pub(crate) fn theirs(seconds: u64) -> Result<Vec<Slice>, String> {
         let hosts = Hosts::new();
         let mut inspector = Inspector::suricata(&hosts)?;
         slice(&hosts, &mut inspector, seconds)
