@@ -325,6 +325,8 @@ fn the_load_of_others_is_watched_and_their_filter_left_off() {
     }
     let (client, server, switch) = (Namespace::new(), Namespace::new(), Namespace::new());
     let daemon = switch.run(Daemon::start);
+    // A sample of so few frames would be small.
+    daemon.cli(&["switch", "attribution", "full"]);
     for (namespace, port, tap, number) in [(&client, "v0", "t0", 1), (&server, "v1", "t1", 2)] {
         daemon.cli(&["port", "add", port, "--tap", tap]);
         switch.host(format!("ip link set {tap} netns {}", namespace.number()));

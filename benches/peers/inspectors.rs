@@ -183,10 +183,8 @@ fn configuration(dir: &Path) -> String {
         )
     };
     let [client, server] = PORTS;
-    let protocols: String = PARSERS
-        .iter()
-        .map(|name| format!("    {name}:\n      enabled: no\n"))
-        .collect();
+    let off = |name: &&str| format!("    {name}:\n      enabled: no\n");
+    let protocols: String = PARSERS.iter().map(off).collect();
     let log = dir.join("suricata.log");
     format!(
         "%YAML 1.1

@@ -52,12 +52,12 @@ pub(crate) fn rules() -> String {
         ("alert", number, letters)
     });
     let planted = Planted::ALL.map(|one| (one.action(), one.sid(), one.text().to_owned()));
-    made_up
-        .chain(planted)
-        .map(|(action, sid, content)| {
-            format!("{action} tcp any any -> any any (msg:\"rule {sid}\"; content:\"{content}\"; sid:{sid}; rev:1;)\n")
-        })
-        .collect()
+    let rule = |(action, sid, content)| {
+        format!(
+            "{action} tcp any any -> any any (msg:\"rule {sid}\"; content:\"{content}\"; sid:{sid}; rev:1;)\n"
+        )
+    };
+    made_up.chain(planted).map(rule).collect()
 }
 
 /// Payload: words of 2 to 9 letters with spaces between, of the letters that patterns have, too.
