@@ -34,10 +34,10 @@ impl Fleet {
 
     /// A daemon with an adaptive worker on each of these processors.
     pub(crate) fn with_workers(cpus: &[usize], ports: usize) -> Self {
-        let mut text: String = cpus
-            .iter()
-            .map(|cpu| format!("[[worker]]\ncpu = {cpu}\n"))
-            .collect();
+        let mut text = String::new();
+        for cpu in cpus {
+            text += &format!("[[worker]]\ncpu = {cpu}\n");
+        }
         let directory = tempfile::tempdir().expect("a directory");
         let sockets: Vec<_> = (0..ports)
             .map(|number| directory.path().join(number.to_string()))

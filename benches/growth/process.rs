@@ -1,7 +1,7 @@
 //! What the kernel knows of the daemon.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -45,7 +45,7 @@ impl Process {
 
     /// Nanoseconds that its threads ran.
     pub(crate) fn cpu(self) -> u64 {
-        self.tasks().iter().filter_map(ran).sum()
+        self.tasks().iter().filter_map(|task| ran(task)).sum()
     }
 
     /// Nanoseconds that the thread of this name ran.
@@ -53,7 +53,11 @@ impl Process {
         let is_named = |task: &&PathBuf| {
             fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim_end() == thread)
         };
-        self.tasks().iter().filter(is_named).filter_map(ran).sum()
+        self.tasks()
+            .iter()
+            .filter(is_named)
+            .filter_map(|task| ran(task))
+            .sum()
     }
 
     fn tasks(self) -> Vec<PathBuf> {
@@ -67,7 +71,7 @@ impl Process {
 }
 
 /// Nanoseconds that a thread ran.
-fn ran(task: &PathBuf) -> Option<u64> {
+fn ran(task: &Path) -> Option<u64> {
     let text = fs::read_to_string(task.join("schedstat")).ok()?;
     text.split_whitespace().next()?.parse().ok()
 }

@@ -118,17 +118,19 @@ impl Worker {
                 continue;
             };
             lane.doorbell.store(now.0, Ordering::Relaxed);
-            port.backend.woken(id.queue);
-            // One that is just being handed over rings here a moment before it is this worker's; the next table has it.
-            if lane.owner() != self.handle.index {
-                continue;
-            }
-            port.backend.disarm(id.queue);
             let served = Served {
                 port: port.clone(),
                 lane: lane.clone(),
             };
+            // One that is just being handed over rings here a moment before it is this worker's; the next table has it.
+            if lane.owner() != self.handle.index {
+                port.backend.woken(id.queue);
+                continue;
+            }
+            port.backend.disarm(id.queue);
             busy |= self.serve(&served);
+            // Not before: the frames need not wait for two system calls. What rings meanwhile is found when the lane is armed.
+            served.port.backend.woken(id.queue);
             let is_polled = |polled: &Polled| polled.served.lane.id == *id;
             if self.has_idle() && !self.polled.iter().any(is_polled) {
                 self.polled.push(Polled {
