@@ -340,19 +340,8 @@ fn the_load_of_others_is_watched_and_their_filter_left_off() {
     thread::scope(|scope| {
         scope.spawn(|| server.run(move || echo(&listener)));
         scope.spawn(|| client.run(move || ask(&stopped)));
-        let args = [
-            "bench",
-            "latency",
-            "--attach",
-            "v0,v1",
-            "--filter",
-            "off,inspect",
-            "--repeats",
-            "5",
-            "--duration",
-            "0.2",
-            "--json",
-        ];
+        let args = "bench latency --attach v0,v1 --filter off,inspect --repeats 5 --duration 0.2 --json";
+        let args: Vec<_> = args.split(' ').collect();
         let output = daemon.command(&args).output().expect("the CLI runs");
         daemon.cli(&["filter", "set", "v0", "hold"]);
         let refused = daemon.command(&args).output().expect("the CLI runs");
