@@ -99,7 +99,7 @@ fn observers(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What judging payload costs with 1,000 patterns of 8 to 31 octets that are not there, in throughput of payload.
+/// What judging payload costs with 1,000 patterns that are not there, in throughput of payload.
 fn patterns(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("patterns");
     group
@@ -107,6 +107,7 @@ fn patterns(criterion: &mut Criterion) {
         .warm_up_time(Duration::from_millis(300))
         .sample_size(20);
     for (shortest, name) in [
+        (24, "1000 patterns of 24 to 47 octets"),
         (8, "1000 patterns"),
         (4, "1000 patterns, half of them of 4 to 7 octets"),
     ] {
@@ -116,14 +117,16 @@ fn patterns(criterion: &mut Criterion) {
             ("random", 60_000),
             ("html", 1448),
             ("html", 60_000),
+            ("zeros", 1448),
             ("near", 60_000),
+            ("cut", 60_000),
         ] {
             let options = FilterOptions {
                 rules: Some(Arc::clone(&rules)),
                 ..FilterOptions::default()
             };
             let mut filter = build(Profile::Inspect, options).expect("not off");
-            let mut traffic = Traffic::with(payload(text, len));
+            let mut traffic = Traffic::with(payload(text, len, shortest));
             group.throughput(Throughput::Bytes((FRAMES * 3 / 4 * len) as u64));
             group.bench_function(BenchmarkId::new(format!("{name}, {text}"), len), |bencher| {
                 bencher.iter(|| traffic.round(filter.as_mut()));
@@ -147,7 +150,7 @@ fn patterns(criterion: &mut Criterion) {
         };
         let mut filter = build(Profile::Inspect, options).expect("not off");
         let len = 60_000;
-        let mut traffic = Traffic::with(payload("html", len));
+        let mut traffic = Traffic::with(payload("html", len, 0));
         group.throughput(Throughput::Bytes((FRAMES * 3 / 4 * len) as u64));
         group.bench_function(BenchmarkId::new(format!("{name}, html"), len), |bencher| {
             bencher.iter(|| traffic.round(filter.as_mut()));
@@ -167,41 +170,50 @@ fn numbers(seed: u64) -> impl FnMut() -> usize {
     }
 }
 
-/// 1,000 patterns of lower-case words and digits; every second of `shortest` to `shortest + 3` octets.
-fn thousand(shortest: usize) -> Arc<RuleSet> {
+/// 1,000 patterns of letters and digits; every second of `shortest` to `shortest + 3` octets.
+fn words(shortest: usize) -> Vec<String> {
     let mut next = numbers(42);
-    let rule = |number: usize| {
+    let word = |number: usize| {
         let len = if number.is_multiple_of(2) {
             shortest + next() % 4
         } else {
-            8 + next() % 24
+            shortest.max(8) + next() % 24
         };
-        Rule {
-            name: format!("rule {number}"),
-            pattern: (0..len)
-                .map(|_| char::from(b"etaoinshrdlu0123456789/-.=_ABCDEF"[next() % 33]))
-                .collect(),
-            protocol: RuleProtocol::Tcp,
-            action: RuleAction::Alert,
-            ..Rule::default()
-        }
+        (0..len)
+            .map(|_| char::from(b"etaoinshrdlu0123456789/-.=_ABCDEF"[next() % 33]))
+            .collect()
     };
-    let rules: Vec<Rule> = (0..1000).map(rule).collect();
+    (0..1000).map(word).collect()
+}
+
+fn thousand(shortest: usize) -> Arc<RuleSet> {
+    let rule = |(number, pattern): (usize, String)| Rule {
+        name: format!("rule {number}"),
+        pattern,
+        protocol: RuleProtocol::Tcp,
+        action: RuleAction::Alert,
+        ..Rule::default()
+    };
+    let rules: Vec<Rule> = words(shortest).into_iter().enumerate().map(rule).collect();
     Arc::new(RuleSet::compile(&rules).expect("good rules"))
 }
 
-/// `random` octets above those of patterns, a page's text, or text in which every word begins like a pattern but none is one.
-fn payload(kind: &str, len: usize) -> Vec<u8> {
+/// `random` octets above those of patterns, a page's text, zeros, letters of patterns in any order, or patterns that lack their last
+/// octet, which is the worst that a sender can do.
+fn payload(kind: &str, len: usize, shortest: usize) -> Vec<u8> {
     let mut next = numbers(4711);
+    let repeat = |text: &[u8]| text.iter().copied().cycle().take(len).collect();
     match kind {
         "random" => (0..len).map(|_| 128 | next() as u8).collect(),
-        "html" => {
-            b"<div class=\"entry\"><p>The quick brown fox jumps over the lazy dog, 17 times.</p></div>\r\n"
-                .iter()
-                .copied()
-                .cycle()
-                .take(len)
-                .collect()
+        "html" => repeat(
+            b"<div class=\"entry\"><p>The quick brown fox jumps over the lazy dog, 17 times.</p></div>\r\n",
+        ),
+        "zeros" => vec![0; len],
+        "cut" => {
+            let cut = words(shortest)
+                .into_iter()
+                .map(|word| word[..word.len() - 1].to_owned() + "!");
+            repeat(cut.collect::<String>().as_bytes())
         }
         _ => (0..len)
             .map(|_| b"etaoinshrdlu0123456789/-.=_ABCDEF"[next() % 33])

@@ -139,3 +139,56 @@ impl Literals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Patterns that share beginnings and ends, as their letters are few.
+    fn patterns() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        (4_usize..50).prop_flat_map(|shortest| {
+            let pattern = proptest::collection::vec(97_u8..100, shortest..shortest + 6);
+            proptest::collection::vec(pattern, 1..6)
+        })
+    }
+
+    proptest! {
+        /// Whole patterns, beginnings and ends of patterns and noise, cut anywhere: found is what stands there.
+        #[test]
+        fn a_cut_text_of_fragments_is_searched_in_full(
+            patterns in patterns(),
+            fragments in proptest::collection::vec((any::<prop::sample::Index>(), 0_usize..60, 0_usize..60), 0..40),
+            cuts in proptest::collection::vec(0_usize..300, 0..8),
+        ) {
+            let mut text = Vec::new();
+            for (which, from, len) in fragments {
+                match which.get(&patterns).get(from..) {
+                    Some(end) => text.extend(&end[..len.min(end.len())]),
+                    None => text.extend(std::iter::repeat_n(0, len)),
+                }
+            }
+            let numbered: Vec<(u32, &[u8])> = (0..).zip(patterns.iter().map(Vec::as_slice)).collect();
+            let literals = Literals::new(&numbered, false).expect("few");
+            let mut state = literals.start();
+            let mut found = Vec::new();
+            let mut rest = text.as_slice();
+            for cut in cuts.into_iter().chain([usize::MAX]) {
+                let (piece, behind) = rest.split_at(cut.min(rest.len()));
+                literals.scan(&mut state, piece, &mut |number| {
+                    found.push(number);
+                    false
+                });
+                rest = behind;
+            }
+            let mut expected = Vec::new();
+            for end in 1..=text.len() {
+                let ends = numbered.iter().filter(|(_, pattern)| text[..end].ends_with(pattern));
+                expected.extend(ends.map(|(number, _)| *number));
+            }
+            found.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

@@ -5,11 +5,17 @@
 //! of the prefixes' first `m` octets are noted, in a table of bits by a hash and in a table by themselves; a text whose groups
 //! are not there holds no match. (The idea is Wu and Manber's, "A Fast Algorithm for Multi-Pattern Searching", 1994.) Bit 5 of each octet is
 //! set before, so letters of both cases are one: that can only bring more candidates, never lose one.
+//!
+//! Four groups are looked up at once, which do not wait for each other; the stride is a constant there, so it is rounded down to one that has
+//! code. At the end of a text, where a match may have begun whose groups are still to come, every place is looked up: an automaton reads
+//! only from where one of the set's groups stands, or the last three octets.
 
 /// Octets of a group.
 const GROUP: usize = 4;
-/// Octets of a prefix that are made use of, at most.
-const USED: usize = 16 + GROUP - 1;
+/// Groups that are looked up at once.
+const TOGETHER: usize = 4;
+/// Strides, ascending.
+const STRIDES: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32];
 /// Words of the table of bits, 32 KiB: it shall stay in a processor's nearest cache.
 const WORDS: usize = 8192;
 /// Groups of a set at most: then a quarter of the bits is set.
@@ -40,12 +46,10 @@ impl Sampler {
     /// For these prefixes; `None` when one is too short or there are none.
     #[allow(clippy::needless_pass_by_value)] // an iterator, which is cheaper to clone than to lend
     pub(super) fn new<'a>(prefixes: impl IntoIterator<Item = &'a [u8]> + Clone) -> Option<Self> {
-        let shortest = prefixes.clone().into_iter().map(<[u8]>::len).min()?.min(USED);
+        let shortest = prefixes.clone().into_iter().map(<[u8]>::len).min()?;
         let affordable = (MAX_GROUPS / prefixes.clone().into_iter().count().max(1)).max(1);
-        let stride = shortest.checked_sub(GROUP - 1)?.min(affordable);
-        if stride == 0 {
-            return None;
-        }
+        let longest = shortest.checked_sub(GROUP - 1)?.min(affordable);
+        let stride = STRIDES.into_iter().rev().find(|stride| *stride <= longest)?;
         let noted = || {
             prefixes
                 .clone()
@@ -65,30 +69,68 @@ impl Sampler {
         Some(sampler)
     }
 
-    /// Finds the next place at or behind `from` where a match may begin, as far as `octets` tell. What stands behind the
-    /// last whole group is always a candidate: its end is not known yet.
+    /// Finds the next place at or behind `from` where a match may begin, as far as `octets` tell. The last three octets are always a
+    /// candidate: what group they begin is not known yet.
     pub(super) fn next(&self, octets: &[u8], from: usize) -> Candidate {
-        let stride = self.stride;
         let mut at = from;
         while let Some(rest) = octets.get(at..) {
-            let mut groups = rest.windows(GROUP).step_by(stride);
-            let Some(skipped) = groups.position(|group| self.hint(fold(group)) & 1 != 0) else {
-                at += rest.len().saturating_sub(GROUP - 1).div_ceil(stride) * stride;
+            let Some(groups) = self.skip(rest) else {
+                at += rest.len().saturating_sub(GROUP - 1).div_ceil(self.stride) * self.stride;
                 break;
             };
-            at += skipped * stride;
+            at += groups * self.stride;
             if octets.get(at..).is_some_and(|group| self.has(fold(group))) {
                 return Candidate {
-                    from: (at + 1).saturating_sub(stride).max(from),
+                    from: (at + 1).saturating_sub(self.stride).max(from),
                     seen: at,
                 };
             }
-            at += stride;
+            at += self.stride;
         }
+        let earliest = (at + 1).saturating_sub(self.stride).max(from).min(octets.len());
+        let end = octets.get(earliest..).unwrap_or_default();
+        let begun = end.windows(GROUP).position(|group| self.has(fold(group)));
         Candidate {
-            from: (at + 1).saturating_sub(stride).max(from).min(octets.len()),
+            from: earliest + begun.unwrap_or(end.len().saturating_sub(GROUP - 1)),
             seen: usize::MAX,
         }
+    }
+
+    /// How many of the groups at each stride of a text are surely none of the set's; `None` for all.
+    fn skip(&self, text: &[u8]) -> Option<usize> {
+        match self.stride {
+            4 => self.skip_by::<4>(text),
+            5 => self.skip_by::<5>(text),
+            6 => self.skip_by::<6>(text),
+            7 => self.skip_by::<7>(text),
+            8 => self.skip_by::<8>(text),
+            10 => self.skip_by::<10>(text),
+            12 => self.skip_by::<12>(text),
+            16 => self.skip_by::<16>(text),
+            20 => self.skip_by::<20>(text),
+            24 => self.skip_by::<24>(text),
+            32 => self.skip_by::<32>(text),
+            stride => self.skip_each(text, stride),
+        }
+    }
+
+    /// [`Sampler::skip`] for a stride of at least a group.
+    fn skip_by<const STRIDE: usize>(&self, text: &[u8]) -> Option<usize> {
+        let (strides, _) = text.as_chunks::<STRIDE>();
+        let (blocks, _) = strides.as_chunks::<TOGETHER>();
+        let may_have = |block: &[[u8; STRIDE]; TOGETHER]| {
+            let hints = block.each_ref().map(|stride| self.hint(fold(stride)));
+            hints.into_iter().fold(0, |any, hint| any | hint) & 1 != 0
+        };
+        let clear = blocks.iter().position(may_have).unwrap_or(blocks.len()) * TOGETHER;
+        let rest = text.get(clear * STRIDE..)?;
+        Some(clear + self.skip_each(rest, STRIDE)?)
+    }
+
+    fn skip_each(&self, text: &[u8], stride: usize) -> Option<usize> {
+        text.windows(GROUP)
+            .step_by(stride)
+            .position(|group| self.hint(fold(group)) & 1 != 0)
     }
 
     /// A number that is odd if the group may be one of the set's.
@@ -150,16 +192,17 @@ mod tests {
         assert_eq!(of(&[b"abc", b"abcdefgh"]), None);
         assert_eq!(of(&[b"abcd"]), Some(1));
         assert_eq!(of(&[b"abcdefgh", b"0123456789"]), Some(5));
-        assert_eq!(of(&[&[b'x'; 100]]), Some(16));
+        assert_eq!(of(&[&[b'x'; 100]]), Some(32));
+        assert_eq!(of(&[&[b'x'; 24]]), Some(20), "21 has no code");
     }
 
     proptest! {
         #[test]
         fn no_beginning_is_skipped(
-            prefix in proptest::collection::vec(any::<u8>(), 4..40),
-            before in proptest::collection::vec(any::<u8>(), 0..80),
-            cut in 0usize..40,
-            from in 0usize..80,
+            prefix in proptest::collection::vec(any::<u8>(), 4..60),
+            before in proptest::collection::vec(any::<u8>(), 0..400),
+            cut in 0usize..60,
+            from in 0usize..400,
         ) {
             let sampler = Sampler::new([prefix.as_slice()].into_iter()).expect("long enough");
             let from = from.min(before.len());
