@@ -13,9 +13,17 @@ pub(crate) struct Row {
     pub(crate) device: &'static str,
     /// The largest packet that the ports carry.
     pub(crate) mtu: u16,
-    /// Our filter on both ports, with how many patterns; then the peer is our own switch without one.
-    pub(crate) patterns: Option<usize>,
+    /// Our filter; then the peer is our own switch without one.
+    pub(crate) filter: Option<Filter>,
     pub(crate) goal: Goal,
+}
+
+/// `inspect`, with patterns that no frame has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Filter {
+    pub(crate) patterns: usize,
+    /// How many of the two ports have it, and so how often each frame is inspected.
+    pub(crate) ports: usize,
 }
 
 /// Which frames go round.
@@ -40,14 +48,28 @@ const fn row(
         frames: Frames::Size(octets),
         device,
         mtu: 1500,
-        patterns: None,
+        filter: None,
         goal: Goal::at_least(required, aim),
     }
 }
 
+/// 1,000 patterns on so many ports.
+const fn inspected(name: &'static str, what: &'static str, ports: usize) -> Row {
+    let filter = Filter {
+        patterns: 1000,
+        ports,
+    };
+    Row {
+        filter: Some(filter),
+        ..row(name, what, 1500, SPLIT, (0.5, 0.8))
+    }
+}
+
+const SPLIT: &str = "mrg_rxbuf=1,in_order=0";
+
 /// Every row.
 pub(crate) fn all() -> Vec<Row> {
-    let (split, packed) = ("mrg_rxbuf=1,in_order=0", "mrg_rxbuf=1,in_order=0,packed_vq=1");
+    let (split, packed) = (SPLIT, "mrg_rxbuf=1,in_order=0,packed_vq=1");
     vec![
         row("split-64", "64 B, split rings", 64, split, (1.2, 1.6)),
         row("packed-64", "64 B, packed rings", 64, packed, (1.1, 1.4)),
@@ -74,23 +96,19 @@ pub(crate) fn all() -> Vec<Row> {
                 (1.2, 1.5),
             )
         },
-        Row {
-            patterns: Some(1000),
-            ..row(
-                "inspect-1500",
-                "1500 B, inspect with 1,000 patterns, against off",
-                1500,
-                split,
-                (0.5, 0.8),
-            )
-        },
+        inspected(
+            "inspect-1500",
+            "1500 B, inspect with 1,000 patterns, against off",
+            1,
+        ),
+        inspected("inspect-1500-twice", "the same with the filter on both ports", 2),
     ]
 }
 
 impl Row {
     /// Those of the peers asked for that this row is about.
     pub(crate) fn peers(&self, asked: &[Peer]) -> Vec<Peer> {
-        if self.patterns.is_some() {
+        if self.filter.is_some() {
             return vec![Peer::Plain];
         }
         let switches = [Peer::Ovs, Peer::Wire];

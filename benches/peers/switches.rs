@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::rows::Row;
+use crate::rows::{Filter, Row};
 use crate::support::daemon::Daemon;
 use crate::support::program;
 
@@ -112,7 +112,7 @@ impl Peer {
     /// Starts a switch with two vhost-user ports.
     pub(crate) fn start(self, row: &Row) -> Result<Running, String> {
         match self {
-            Self::Enlight => Ok(enlight(row, row.patterns)),
+            Self::Enlight => Ok(enlight(row, row.filter)),
             Self::Plain => Ok(enlight(row, None)),
             Self::Ovs => ovs(row.mtu),
             Self::Wire => wire(),
@@ -127,15 +127,16 @@ impl Running {
     }
 }
 
-fn enlight(row: &Row, patterns: Option<usize>) -> Running {
+fn enlight(row: &Row, filter: Option<Filter>) -> Running {
     let directory = directory();
     let daemon = Daemon::configured(&format!("[[worker]]\ncpu = {CPU}\nmode = \"poll\"\n"));
     let sockets = sockets(directory.path());
-    let rules = patterns.map(|count| rules(directory.path(), count));
-    for (name, socket) in ["v0", "v1"].into_iter().zip(&sockets) {
+    let rules = filter.map(|filter| rules(directory.path(), filter.patterns));
+    let filtered = filter.map_or(0, |filter| filter.ports);
+    for (index, (name, socket)) in ["v0", "v1"].into_iter().zip(&sockets).enumerate() {
         let (path, mtu) = (socket.display().to_string(), row.mtu.to_string());
         daemon.cli(&["port", "add", name, "--vhost-user", &path, "--mtu", &mtu]);
-        if let Some(rules) = &rules {
+        if let Some(rules) = rules.as_ref().filter(|_| index < filtered) {
             daemon.cli(&[
                 "filter",
                 "set",
