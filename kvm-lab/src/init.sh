@@ -7,7 +7,9 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 ln -s /proc/self/fd /dev/fd; for n in 0:in 1:out 2:err; do ln -s "fd/${n%:*}" "/dev/std${n#*:}"; done
 mkdir -p /dev/shm /dev/pts; mount -t tmpfs shm /dev/shm; mount -t devpts pts /dev/pts
-mount -t tmpfs -o size=75% tmp /tmp; mount -t tmpfs run /run
+mount -t tmpfs run /run
+# What was added below /tmp would be hidden.
+[ -n "$(ls -A /tmp)" ] || mount -t tmpfs -o size=75% tmp /tmp
 mkdir -p /lib/modules; ln -s /lab/modules "/lib/modules/$(uname -r)"
 while read -r module; do insmod "/lab/modules/$module"; done </lab/load
 ip link set lo up
