@@ -123,7 +123,7 @@ pub fn verify_transport(frame: &[u8], meta: &FrameMeta) -> bool {
 fn transport_is_right(frame: &[u8], ip: &IpMeta) -> Option<bool> {
     let start = usize::from(ip.transport_offset);
     let end = match ip.transport {
-        Transport::Udp(udp) => usize::from(udp.payload_offset) + udp.payload_len as usize,
+        Transport::Udp(udp) => udp.payload().end,
         _ => ip.end as usize,
     };
     let covered = frame.get(start..end)?;

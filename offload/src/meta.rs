@@ -1,6 +1,7 @@
 //! What the switch knows of a frame after one pass over its headers.
 
 use core::net::IpAddr;
+use core::ops::Range;
 
 use crate::MacAddr;
 
@@ -165,6 +166,29 @@ pub struct UdpMeta {
     pub payload_offset: u16,
     /// Payload octets, by the UDP length where it is sane, else by the IP length.
     pub payload_len: u32,
+}
+
+impl Transport {
+    /// Where a TCP segment's or UDP datagram's payload is in the frame; `None` for any other.
+    pub fn payload(&self) -> Option<Range<usize>> {
+        match self {
+            Self::Tcp(tcp) => Some(octets(tcp.payload_offset, tcp.payload_len)),
+            Self::Udp(udp) => Some(udp.payload()),
+            Self::Icmp { .. } | Self::Other => None,
+        }
+    }
+}
+
+impl UdpMeta {
+    /// Where the payload is in the frame.
+    pub fn payload(&self) -> Range<usize> {
+        octets(self.payload_offset, self.payload_len)
+    }
+}
+
+fn octets(start: u16, len: u32) -> Range<usize> {
+    let start = usize::from(start);
+    start..start + len as usize
 }
 
 impl FrameMeta {

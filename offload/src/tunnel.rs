@@ -1,5 +1,7 @@
 //! Frames and packets inside of tunnels.
 
+use core::ops::Range;
+
 use crate::parse::{packet, parse};
 use crate::view::{GeneveView, GreView, VxlanView, ethertype, protocol};
 use crate::{FrameMeta, IpMeta, Network, Transport};
@@ -35,12 +37,9 @@ pub struct Tunnel {
 /// Geneve control packet. One level is looked at. UDP tunnels are told by destination port alone.
 pub fn parse_inner(header: &[u8], meta: &FrameMeta) -> Option<Tunnel> {
     let ip = meta.ip().filter(|ip| !ip.fragment)?;
-    let (offset, end) = match ip.transport {
-        Transport::Udp(udp) => {
-            let start = usize::from(udp.payload_offset);
-            (start, start + udp.payload_len as usize)
-        }
-        _ => (usize::from(ip.transport_offset), ip.end as usize),
+    let Range { start: offset, end } = match ip.transport {
+        Transport::Udp(udp) => udp.payload(),
+        _ => usize::from(ip.transport_offset)..ip.end as usize,
     };
     let octets = header.get(offset..end.min(header.len()))?;
     let (kind, id, protocol, payload) = read(ip, octets)?;

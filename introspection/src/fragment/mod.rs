@@ -53,13 +53,11 @@ pub(crate) struct Whole {
 impl Whole {
     /// Its transport payload.
     pub(crate) fn payload(&self) -> &[u8] {
-        let (start, len) = match self.meta.ip().map(|ip| ip.transport) {
-            Some(offload::Transport::Tcp(tcp)) => (tcp.payload_offset, tcp.payload_len),
-            Some(offload::Transport::Udp(udp)) => (udp.payload_offset, udp.payload_len),
-            _ => return &[],
+        let Some(payload) = self.meta.ip().and_then(|ip| ip.transport.payload()) else {
+            return &[];
         };
-        let behind = self.octets.get(usize::from(start)..).unwrap_or_default();
-        behind.get(..len as usize).unwrap_or(behind)
+        let behind = self.octets.get(payload.start..).unwrap_or_default();
+        behind.get(..payload.len()).unwrap_or(behind)
     }
 }
 

@@ -185,20 +185,12 @@ fn read_on(packet: &mut Packet, arena: &Arena) {
 /// The transport payload of a private packet; of a fragment, the packet.
 fn payload_of<'a>(packet: &Packet, arena: &'a Arena) -> &'a [u8] {
     let Some(ip) = packet.meta.ip() else { return &[] };
-    let (start, end) = match ip.transport {
-        _ if ip.fragment => (packet.meta.network_offset, ip.end),
-        Transport::Tcp(tcp) => (
-            tcp.payload_offset,
-            u32::from(tcp.payload_offset) + tcp.payload_len,
-        ),
-        Transport::Udp(udp) => (
-            udp.payload_offset,
-            u32::from(udp.payload_offset) + udp.payload_len,
-        ),
-        _ => return &[],
+    let range = if ip.fragment {
+        Some(usize::from(packet.meta.network_offset)..ip.end as usize)
+    } else {
+        ip.transport.payload()
     };
-    arena
-        .head(packet.octets)
-        .get(usize::from(start)..end as usize)
+    range
+        .and_then(|range| arena.head(packet.octets).get(range))
         .unwrap_or(&[])
 }

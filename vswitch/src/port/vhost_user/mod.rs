@@ -2,8 +2,7 @@
 //!
 //! The port listens. A VMM (QEMU, Cloud Hypervisor, crosvm, DPDK's virtio-user, ours) connects and hands over its guest's
 //! memory, its rings and their doorbells; from then on frames pass without it. One peer is served at a time: a
-//! second one waits in the socket's queue until the first is gone. A peer that goes, or breaks the protocol, loses
-//! its connection, and the port listens on.
+//! second one waits in the socket's queue until the first is gone. A peer that goes, or breaks the protocol, loses its connection, and the port listens on.
 //!
 //! # Threads
 //! Each port has a small thread for the protocol. It shares the rings with the worker under one lock each, which nobody
@@ -11,6 +10,7 @@
 //! which received since the last notification. Between [`Backend::take`] and [`Backend::complete`] the worker reads the
 //! guest's pages without a lock: a ring that is stopped meanwhile waits a moment for the worker, and memory that is
 //! replaced meanwhile stays mapped until [`Backend::complete`].
+//!
 //! Rings are numbered as the protocol does: 2 n is where the guest receives on queue pair n, 2 n + 1 where it transmits.
 
 mod features;
