@@ -1,7 +1,7 @@
 //! QEMU's command line and process.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -176,6 +176,15 @@ impl Machine {
             self.streams.push(stream);
         }
         Ok(())
+    }
+
+    /// Asks the laboratory's first process what goes on there; the console tells.
+    pub(crate) fn ask(&mut self) -> std::io::Result<()> {
+        let control = STREAMS.iter().position(|stream| *stream == "control");
+        match control.and_then(|index| self.streams.get_mut(index)) {
+            Some(stream) => stream.write_all(b"tell\n"),
+            None => Ok(()),
+        }
     }
 
     fn failed(&mut self) -> LabError {

@@ -11,8 +11,14 @@ use crate::machine::{Machine, STREAMS};
 /// How long the kernel has until it runs the command, on a busy machine.
 const BOOT: Duration = Duration::from_mins(3);
 
-/// How much of the console an error shows, in lines.
-const CONSOLE_LINES: usize = 15;
+/// How long a laboratory may be silent, whose first process says every five seconds that it is there.
+const SILENCE: Duration = Duration::from_secs(90);
+
+/// How long the laboratory has to tell what goes on in it, once a command took too long.
+const LAST_WORDS: Duration = Duration::from_secs(20);
+
+/// How much of the console an error shows, in lines: of what is there unasked, and with what was asked for.
+const CONSOLE_LINES: [usize; 2] = [15, 200];
 
 /// Longest line that is kept, in octets.
 const MAX_LINE: usize = 1024;
@@ -48,7 +54,8 @@ pub(crate) fn follow(
     let mut session = Session::default();
     let mut deadline = Instant::now() + BOOT;
     loop {
-        match pieces.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        match pieces.recv_timeout(session.most_silence().min(wait)) {
             Ok(piece) => {
                 let had_begun = session.begun;
                 session
@@ -63,6 +70,11 @@ pub(crate) fn follow(
                 if let Some(status) = session.status() {
                     return Ok(status);
                 }
+            }
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => return Err(session.silent()),
+            Err(RecvTimeoutError::Timeout) if session.may_be_asked() => {
+                machine.ask().map_err(LabError::system("asking the laboratory"))?;
+                deadline = Instant::now() + LAST_WORDS;
             }
             Err(RecvTimeoutError::Timeout) => return Err(session.late(limit)),
             Err(RecvTimeoutError::Disconnected) => return Err(session.ended(&machine.said())),
@@ -94,6 +106,8 @@ fn read_all(machine: &Machine) -> Result<Receiver<Piece>, LabError> {
 #[derive(Default)]
 struct Session {
     begun: bool,
+    /// Whether the laboratory was asked what goes on in it.
+    asked: bool,
     status: Option<u8>,
     /// The line by which the laboratory's kernel said that it is broken.
     broken: Option<String>,
@@ -128,6 +142,28 @@ impl Session {
     fn status(&self) -> Option<u8> {
         self.status
             .filter(|_| self.passed.iter().all(|stream| stream.ended))
+    }
+
+    /// How long to wait for whatever comes next.
+    fn most_silence(&self) -> Duration {
+        if self.begun { SILENCE } else { BOOT }
+    }
+
+    /// Whether there is somebody to ask what goes on, who was not asked yet. The console holds more from then on.
+    fn may_be_asked(&mut self) -> bool {
+        let may = self.begun && !self.asked;
+        self.asked |= may;
+        self.console.more |= may;
+        may
+    }
+
+    /// The error of a laboratory whose first process is not run any more.
+    fn silent(&self) -> LabError {
+        LabError::Broken(format!(
+            "it was silent for {} s; its console ended in:\n{}",
+            SILENCE.as_secs(),
+            self.console.last()
+        ))
     }
 
     fn late(&self, limit: Duration) -> LabError {
@@ -183,6 +219,8 @@ impl Stream {
 #[derive(Default)]
 struct Lines {
     open: Vec<u8>,
+    /// Whether more than usual is kept.
+    more: bool,
     kept: VecDeque<String>,
 }
 
@@ -195,7 +233,7 @@ impl Lines {
                 b'\n' => {
                     let line = String::from_utf8_lossy(&self.open).trim_end().to_owned();
                     self.open.clear();
-                    if self.kept.len() == CONSOLE_LINES {
+                    if self.kept.len() == CONSOLE_LINES[usize::from(self.more)] {
                         self.kept.pop_front();
                     }
                     self.kept.push_back(line.clone());
@@ -272,6 +310,25 @@ mod tests {
     }
 
     #[test]
+    fn a_laboratory_is_asked_once_and_only_after_its_command_began() {
+        let (mut session, _, _) = session(&[(3, b"up\n")]);
+        assert!(!session.may_be_asked());
+        session
+            .take(
+                &Piece {
+                    stream: 2,
+                    octets: b"begin\nalive\n".to_vec(),
+                },
+                &mut Vec::new(),
+                &mut Vec::new(),
+            )
+            .unwrap();
+        assert_eq!([session.may_be_asked(), session.may_be_asked()], [true, false]);
+        let error = session.late(Duration::from_secs(5)).to_string();
+        assert!(error.contains("did not end within 5 s"), "{error}");
+    }
+
+    #[test]
     fn errors_show_the_end_of_the_console() {
         let lines: Vec<String> = (0..100).map(|line| format!("line {line}\r\n")).collect();
         let text = lines.concat();
@@ -283,6 +340,7 @@ mod tests {
             "{error}"
         );
         assert!(!error.contains("line 80\n"), "{error}");
+        assert!(matches!(session.silent(), LabError::Broken(_)));
         let error = session.ended("no memory").to_string();
         assert!(error.contains("QEMU said: no memory; its console"), "{error}");
     }

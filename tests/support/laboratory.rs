@@ -107,12 +107,18 @@ pub fn run(lab: &Lab, command: &[impl AsRef<OsStr>]) -> Result<Ran, LabError> {
         let (mut output, mut errors) = (Vec::new(), Vec::new());
         match lab.run(command, &mut output, &mut errors) {
             Err(error @ LabError::Broken(_)) if attempt < TRIES => println!("attempt {attempt}: {error}"),
-            outcome => {
-                return outcome.map(|status| Ran {
+            Ok(status) => {
+                return Ok(Ran {
                     status,
                     output,
                     errors,
                 });
+            }
+            Err(error) => {
+                for stream in [output, errors] {
+                    println!("{}", String::from_utf8_lossy(&stream));
+                }
+                return Err(error);
             }
         }
         attempt += 1;
