@@ -75,7 +75,9 @@ const SOUND_MSIX: u32 = 10;
 fn qemu_version() -> (u32, String) {
     let output = host("qemu-system-x86_64 --version");
     let line = output.lines().next().unwrap_or_default().to_owned();
-    let number = line.split_whitespace().find_map(|word| word.split('.').next()?.parse().ok());
+    let number = line
+        .split_whitespace()
+        .find_map(|word| word.split('.').next()?.parse().ok());
     (number.unwrap_or_default(), line)
 }
 

@@ -1,22 +1,22 @@
 //! Summing with AVX-512: vectors of 64 octets, the last one masked.
 //!
-//! Short data takes the loop of three operations a vector that the parent module describes. Long data takes two: each
-//! 32-bit word is added as it is, modulo 2^32, and its top octet once more to a sum of its own by `vpdpbusd` (VNNI) with weights of
-//! 0, 0, 0, 1. The octets below the top one cannot overflow 32 bits in 256 vectors, so that subtracting the top octets
-//! from the first sum gives theirs exactly; blocks of 252 vectors are summed so. Long data is loaded from aligned addresses,
-//! since a vector across two cache lines costs twice: the octets before the start are masked out, and a sum from an odd address
-//! comes out byte-swapped (RFC 1071, 2 (B)).
+//! Short data takes the loop of three operations a vector that the parent module describes. Long data takes two: the top bit of each
+//! 16-bit word is flipped, which makes it a signed word that is 0x8000 less, and `vpdpwssd` (VNNI) adds pairs of those to 32-bit sums. A
+//! vector of 32 words thus counts 2^20 less than it should, which is added at the end. Long data is loaded from aligned addresses,
+//! since a vector across two cache lines costs twice: the octets before the start are masked out (they count as 0), and a sum from an
+//! odd address comes out byte-swapped (RFC 1071, 2 (B)).
 //!
-//! Also tried, GB/s at 1500 and 65,536 octets: `vpdpbusd` twice, once for low and once for high octets, 104 and 116; counting carries
-//! by comparison 98 and 115; trees of carry-save adders (`vpternlogq`) of four and eight vectors 98 and 82, and 117; this 118 and 117,
-//! which reading alone reaches too at the latter (165 and 118).
+//! Also tried, GB/s at 1500 and 65,536 octets: whole 32-bit words added, and their top octets once more by `vpdpbusd` to find what ran
+//! over, 115 and 117 (as many operations in the loop, but twice as many sums to join at its end); `vpdpbusd` twice, once for low and once
+//! for high octets, 104 and 116; counting carries by comparison 98 and 115; trees of carry-save adders (`vpternlogq`) of four and eight
+//! vectors 98 and 82, and 117; this 145 and 117, which reading alone reaches too at the latter (165 and 118).
 #![allow(unsafe_code)] // Loads and stores by raw pointers.
 
 use core::arch::x86_64::{
-    __m512i, _mm512_add_epi32, _mm512_add_epi64, _mm512_and_si512, _mm512_dpbusd_epi32, _mm512_loadu_si512,
+    __m512i, _mm512_add_epi32, _mm512_add_epi64, _mm512_dpwssd_epi32, _mm512_loadu_si512,
     _mm512_mask_storeu_epi8, _mm512_maskz_loadu_epi8, _mm512_reduce_add_epi32, _mm512_reduce_add_epi64,
-    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_slli_epi64, _mm512_srli_epi32,
-    _mm512_srli_epi64, _mm512_storeu_si512, _mm512_sub_epi32, _mm512_sub_epi64,
+    _mm512_set1_epi16, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_srli_epi64, _mm512_storeu_si512,
+    _mm512_sub_epi64, _mm512_xor_si512,
 };
 
 use crate::checksum::fold;
@@ -25,8 +25,9 @@ use crate::checksum::fold;
 const VECTOR: usize = 64;
 /// From this length on, aligning and four pairs of accumulators pay.
 const LONG: usize = 512;
-/// Octets that one block may have, with the vector in front of it that aligning takes: fewer than 256 vectors.
-const BLOCK: usize = 252 * VECTOR;
+/// Octets that one block may have, with the vector in front of it that aligning takes: fewer than 2048 vectors, each of which adds less
+/// than 2^20 to the sum of all 32-bit sums, or takes no more from it.
+const BLOCK: usize = 2040 * VECTOR;
 
 /// # Safety
 /// That of the parent's `Version`, with AVX-512 F, BW and VNNI.
@@ -53,12 +54,9 @@ struct Halves {
     high: __m512i,
 }
 
-/// Sums of 32-bit words modulo 2^32 and of their top octets.
+/// Sums of 16-bit words less 0x8000 each.
 #[derive(Clone, Copy)]
-struct Tops {
-    all: __m512i,
-    top: __m512i,
-}
+struct Words(__m512i);
 
 impl<const COPY: bool> Cursor<COPY> {
     /// # Safety
@@ -128,8 +126,10 @@ impl<const COPY: bool> Cursor<COPY> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     unsafe fn long(&mut self) -> u64 {
         let odd = !COPY && self.src.addr() & 1 == 1;
-        let mut sums = [Tops::new(); 4];
+        let mut sums = [Words::new(); 4];
+        let mut start = self.src.addr();
         if !COPY {
+            start -= start % VECTOR;
             // SAFETY: more than a vector is left.
             unsafe { self.align(&mut sums[3]) };
         }
@@ -137,12 +137,14 @@ impl<const COPY: bool> Cursor<COPY> {
         while self.left > BLOCK {
             // SAFETY: more octets are left than are taken.
             unsafe { self.take(&mut sums, self.left - BLOCK) };
-            total += Tops::total(&sums);
-            sums = [Tops::new(); 4];
+            total += Words::total(&sums, (self.src.addr() - start) / VECTOR);
+            start = self.src.addr();
+            sums = [Words::new(); 4];
         }
+        let end = self.src.addr() + self.left;
         // SAFETY: the cursor's promise is this function's too.
         unsafe { self.take(&mut sums, 0) };
-        total += Tops::total(&sums);
+        total += Words::total(&sums, (end - start).div_ceil(VECTOR));
         if odd {
             u64::from(fold(total).swap_bytes())
         } else {
@@ -156,7 +158,7 @@ impl<const COPY: bool> Cursor<COPY> {
     /// A whole vector must be left.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn align(&mut self, sums: &mut Tops) {
+    unsafe fn align(&mut self, sums: &mut Words) {
         let before = self.src.addr() % VECTOR;
         if before > 0 {
             let start = self.src.wrapping_sub(before);
@@ -173,7 +175,7 @@ impl<const COPY: bool> Cursor<COPY> {
     /// The cursor's own.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    unsafe fn take(&mut self, sums: &mut [Tops; 4], rest: usize) {
+    unsafe fn take(&mut self, sums: &mut [Words; 4], rest: usize) {
         // SAFETY: each vector was seen to be left before it is taken.
         unsafe {
             while self.left - rest >= 4 * VECTOR {
@@ -215,36 +217,27 @@ impl Halves {
     }
 }
 
-impl Tops {
+impl Words {
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn new() -> Self {
-        let zero = _mm512_setzero_si512();
-        Self { all: zero, top: zero }
+        Self(_mm512_setzero_si512())
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     fn add(&mut self, words: __m512i) {
-        self.all = _mm512_add_epi32(self.all, words);
-        self.top = _mm512_dpbusd_epi32(self.top, words, _mm512_set1_epi32(0x0100_0000));
+        let signed = _mm512_xor_si512(words, _mm512_set1_epi16(i16::MIN));
+        self.0 = _mm512_dpwssd_epi32(self.0, signed, _mm512_set1_epi16(1));
     }
 
-    /// The sum of a block: a lane's low octets count as two 16-bit halves, its top octets 256 each, which is 2^24 modulo 2^16 - 1.
-    /// A lane is then below 2^25, so that 16 of them fit 32 bits.
+    /// The sum of a block of so many vectors.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn total(sums: &[Self; 4]) -> u64 {
+    fn total(sums: &[Self; 4], vectors: usize) -> u64 {
         let [a, b, c, d] = sums;
-        let four = |a, b, c, d| _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
-        let all = four(a.all, b.all, c.all, d.all);
-        let top = four(a.top, b.top, c.top, d.top);
-        let low = _mm512_sub_epi32(all, _mm512_slli_epi32::<24>(top));
-        let low = _mm512_add_epi32(
-            _mm512_and_si512(low, _mm512_set1_epi32(0xffff)),
-            _mm512_srli_epi32::<16>(low),
-        );
-        let sum = _mm512_add_epi32(low, _mm512_slli_epi32::<8>(top));
-        u64::from(_mm512_reduce_add_epi32(sum) as u32)
+        let four = _mm512_add_epi32(_mm512_add_epi32(a.0, b.0), _mm512_add_epi32(c.0, d.0));
+        let sum = i64::from(_mm512_reduce_add_epi32(four));
+        ((vectors as u64) << 20).wrapping_add_signed(sum)
     }
 }
