@@ -151,12 +151,8 @@ fn frames_of(list: &Value, host: &str) -> u64 {
     udp.map(|flow| flow["frames"].as_u64().expect("a number")).sum()
 }
 
-/// A client's segments that a router cuts on their way to the switch, with Nagle's algorithm and a receiver that delays its ACKs.
-#[test]
-fn what_a_router_cuts_is_diagnosed() {
-    if let Some(reason) = netns::missing() {
-        return skip("what_a_router_cuts_is_diagnosed", &reason);
-    }
+/// A client behind a router that cuts its segments on their way to the switch.
+fn behind_a_router() -> (Site, Namespace) {
     let site = Site::new();
     let client = Namespace::new();
     // 68 octets leave room for the headers of TCP, and for half of a request.
@@ -170,6 +166,16 @@ fn what_a_router_cuts_is_diagnosed() {
          ip addr add 198.51.100.2/24 dev r1 && ip link set r1 up && ip route add default via 198.51.100.1",
     );
     site.server.host("ip route add 198.51.100.0/24 via 192.0.2.1");
+    (site, client)
+}
+
+/// A client's segments that a router cuts on their way to the switch, with Nagle's algorithm and a receiver that delays its ACKs.
+#[test]
+fn what_a_router_cuts_is_diagnosed() {
+    if let Some(reason) = netns::missing() {
+        return skip("what_a_router_cuts_is_diagnosed", &reason);
+    }
+    let (site, client) = behind_a_router();
     site.daemon.cli(&["filter", "set", "v0", "inspect"]);
     let file = site.daemon.path("cut.pcapng");
     let path = file.display().to_string();
