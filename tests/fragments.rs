@@ -8,12 +8,16 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use serde_json::Value;
 use support::daemon::Daemon;
+use support::netns::Namespace;
 use support::peer::Peer;
-use support::talk::{LIMIT, Site, connect, wait_until};
-use support::{netns, skip};
+use support::talk::{LIMIT, PORT, ROUNDS, Site, TALK, Talk, answer, ask, connect, wait_until};
+use support::{enlight, host, netns, skip};
 
 const UDP_PORT: u16 = 5002;
 const LEN: usize = 4000;
@@ -101,6 +105,7 @@ fn what_a_kernel_cuts_is_judged_whole() {
         ));
     }
     forbid(&site.daemon);
+    site.daemon.cli(&["switch", "attribution", "full"]);
     let attacks = PLACES.into_iter().flatten().count() as u64;
     for (rounds, [own, to]) in [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]]
         .into_iter()
@@ -129,7 +134,96 @@ fn what_a_kernel_cuts_is_judged_whole() {
             (Some(attacks * rounds), Some(0)),
             "{counters:#}"
         );
+        // What the rule dropped aside, and with the datagram that ends them, each counts for its flow.
+        let passed = 3 * PLACES.len() as u64 - attacks + 1;
+        let lists = site.daemon.cli(&["stats", "--flows", "--port", "v0"]);
+        for list in ["residence", "filter"] {
+            let frames = frames_of(&lists[0][list], own);
+            assert_eq!(frames, passed, "{lists:#}");
+        }
     }
+}
+
+/// Frames that a list of flows has of UDP from a host.
+fn frames_of(list: &Value, host: &str) -> u64 {
+    let flows = list["flows"].as_array().expect("flows").iter();
+    let udp = flows.filter(|flow| flow["flow"]["protocol"] == 17 && flow["flow"]["local"]["addr"] == host);
+    udp.map(|flow| flow["frames"].as_u64().expect("a number")).sum()
+}
+
+/// A client behind a router that cuts its segments on their way to the switch.
+fn behind_a_router() -> (Site, Namespace) {
+    let site = Site::new();
+    let client = Namespace::new();
+    // 68 octets leave room for the headers of TCP, and for half of a request.
+    site.client.host(format!(
+        "ip link add r0 type veth peer name r1 netns {} && ip addr add 198.51.100.1/24 dev r0 && ip link set r0 up
+         echo 1 >/proc/sys/net/ipv4/ip_forward; ip link set t0 mtu 68",
+        client.number()
+    ));
+    client.host(
+        "echo 1 >/proc/sys/net/ipv4/ip_no_pmtu_disc
+         ip addr add 198.51.100.2/24 dev r1 && ip link set r1 up && ip route add default via 198.51.100.1",
+    );
+    site.server.host("ip route add 198.51.100.0/24 via 192.0.2.1");
+    (site, client)
+}
+
+/// A client's segments that a router cuts on their way to the switch, with Nagle's algorithm and a receiver that delays its ACKs.
+#[test]
+fn what_a_router_cuts_is_diagnosed() {
+    if let Some(reason) = netns::missing() {
+        return skip("what_a_router_cuts_is_diagnosed", &reason);
+    }
+    let (site, client) = behind_a_router();
+    site.daemon.cli(&["filter", "set", "v0", "inspect"]);
+    let file = site.daemon.path("cut.pcapng");
+    let path = file.display().to_string();
+    let mut capture = site.daemon.command(&["capture", "v0", "-w", &path]);
+    let mut capture = capture.stderr(Stdio::null()).spawn().expect("the CLI runs");
+    wait_until(|| file.exists());
+    let talk = Talk { nagle: true, ..TALK };
+    let listener = site
+        .server
+        .run(|| TcpListener::bind(("192.0.2.2", PORT)).expect("an own address"));
+    thread::scope(|scope| {
+        let serving = scope.spawn(|| site.server.run(move || answer(&listener, talk)));
+        client.run(move || ask(talk));
+        serving.join().expect("the server's side");
+    });
+    thread::sleep(Duration::from_millis(100));
+    host(&format!("kill -INT {}", capture.id()));
+    capture.wait().expect("the capture ends");
+    let output = Command::new(enlight())
+        .args(["diagnose", &path, "--json"])
+        .output()
+        .expect("the CLI runs");
+    let report: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let notice = report["notices"][0].as_str().unwrap_or_default();
+    let behind = notice
+        .split_once("They make up ")
+        .map_or("", |(_, behind)| behind);
+    let made = behind.split(' ').next().and_then(|number| number.parse().ok());
+    assert!(
+        made >= Some(2 * ROUNDS) && notice.contains("and 0 of which"),
+        "{report:#}"
+    );
+    let causes = report["causes"].as_array().expect("causes");
+    assert!(
+        causes.len() == 1 && causes[0]["cause"] == "nagle-delayed-ack",
+        "{report:#}"
+    );
+    assert!(
+        causes[0]["stalls"].as_u64() >= Some(ROUNDS as u64 / 2),
+        "{report:#}"
+    );
+    // The watcher of the port takes them in as they come.
+    let live = &site.daemon.port_stats("v0")["stall_causes"]["causes"];
+    let named = live["nagle-delayed-ack"]["stalls"].as_u64();
+    assert!(
+        named >= Some(ROUNDS as u64 / 2) && live.as_object().is_some_and(|all| all.len() == 1),
+        "{live:#}"
+    );
 }
 
 /// IPv6 with destination options of 256 octets before a datagram, whole and in two fragments whose own headers come as late.

@@ -1,5 +1,6 @@
 //! `enlight diagnose`: why connections in a capture stood still.
 
+mod fragments;
 mod html;
 mod read;
 mod report;

@@ -9,6 +9,7 @@ use introspection::diagnosis::{DiagnosisOptions, Tap, Trace, TraceFrame};
 use offload::{FrameMeta, TcpFlags};
 use vswitch::pcap::{PcapError, Reader};
 
+use super::fragments::Fragments;
 use super::stations::Stations;
 
 /// Why nothing of a capture can be used.
@@ -85,7 +86,7 @@ impl Capture {
             source,
         })?;
         let (mut count, mut odd, mut others, mut again) = (0_u64, 0_u64, 0_u64, 0_u64);
-        let mut stations = Stations::default();
+        let (mut stations, mut fragments) = (Stations::default(), Fragments::default());
         let ended = loop {
             let passed_over = reader.foreign();
             let record = match reader.next_record() {
@@ -109,6 +110,10 @@ impl Capture {
                 odd += 1;
                 continue;
             };
+            let mss = announced_mss(record.octets, &meta);
+            let Some(meta) = fragments.whole(tap, &record, meta) else {
+                continue;
+            };
             if let Some(station) = record.station
                 && stations.knows_another(&meta, station)
             {
@@ -120,13 +125,15 @@ impl Capture {
                 at: Instant(record.time_ns),
                 tap,
                 meta: &meta,
-                mss: announced_mss(record.octets, &meta),
+                mss,
             });
         };
         self.frames += count;
         self.taps += 1;
         self.names.push(name.to_owned());
         self.note(name, ended, [odd, others, again, reader.foreign()]);
+        self.notices
+            .extend(fragments.notice().map(|notice| format!("{name}: {notice}")));
         Ok(())
     }
 
@@ -159,7 +166,8 @@ fn announced_mss(octets: &[u8], meta: &FrameMeta) -> Option<u16> {
     const NOTHING: u8 = 1;
     const MSS: u8 = 2;
     let tcp = meta.tcp().filter(|tcp| tcp.flags.any(TcpFlags::SYN))?;
-    let start = usize::from(meta.ip()?.transport_offset) + 20;
+    let ip = meta.ip().filter(|ip| !ip.fragment)?;
+    let start = usize::from(ip.transport_offset) + 20;
     let mut options = octets.get(start..usize::from(tcp.payload_offset).min(octets.len()))?;
     loop {
         match options {

@@ -61,6 +61,64 @@ fn both_sides() -> Vec<u8> {
     out
 }
 
+/// What of an IPv4 packet's octets from `start` on goes in a fragment of `len`, cut to 60 octets like the others.
+fn fragment((bytes, whole): &(Vec<u8>, u32), id: u16, start: u16, len: u16) -> (Vec<u8>, u32) {
+    let more = u32::from(start) + u32::from(len) < whole - 34;
+    let mut cut = bytes[..34].to_vec();
+    cut[16..18].copy_from_slice(&(20 + len).to_be_bytes());
+    cut[18..20].copy_from_slice(&id.to_be_bytes());
+    cut[20..22].copy_from_slice(&((start / 8) | (u16::from(more) << 13)).to_be_bytes());
+    let mut octets = bytes[34..].to_vec();
+    octets.resize((whole - 34) as usize, 0);
+    cut.extend(&octets[usize::from(start)..usize::from(start + len)]);
+    let len = cut.len() as u32;
+    cut.truncate(60);
+    (cut, len)
+}
+
+/// A receiver that is late with an acknowledgement, six times, of a sender's segments that come in two fragments, the second one first.
+#[test]
+fn a_segment_in_fragments_counts_when_it_is_whole() {
+    let mut out = Vec::new();
+    pcapng::section(&mut out, "test");
+    pcapng::interface(&mut out, "any", "", 0);
+    let (mut seq, mut at) = (1, 5 * MS);
+    for id in 0..6 {
+        let whole = segment(1, seq, 1, 1_000);
+        add(&mut out, 0, at, &fragment(&whole, id, 504, 516));
+        add(&mut out, 0, at + 20_000, &fragment(&whole, id, 0, 504));
+        at += 200 * MS;
+        seq += 1_000;
+        add(&mut out, 0, at, &segment(2, 1, seq, 0));
+        at += 50_000;
+    }
+    // A datagram of UDP, and a segment of which a part is missing.
+    let mut udp = segment(1, 0x0010_0010, 0, 1_000);
+    udp.0[23] = 17;
+    for (start, len) in [(0, 504), (504, 516)] {
+        add(&mut out, 0, at, &fragment(&udp, 77, start, len));
+    }
+    add(&mut out, 0, at, &fragment(&segment(1, seq, 1, 1_000), 78, 0, 504));
+    let report = report(&out);
+    assert_eq!(
+        (report.frames, report.tcp_frames, report.connections),
+        (21, 12, 1)
+    );
+    let expected = "f<i>le: 15 frames are IP fragments. They make up 6 TCP segments, each of which counts as the frame that made it whole; \
+                    1 datagrams of other protocols; and 1 of which not all came, which are left out";
+    assert_eq!(report.notices, [expected]);
+    let causes: Vec<_> = report
+        .causes
+        .iter()
+        .map(|total| (total.cause, total.stalls))
+        .collect();
+    assert_eq!(causes, [(Cause::DelayedAck, 5)]);
+    let finding = &report.flows[0].findings[0];
+    let numbers: Vec<u64> = finding.evidence.iter().map(|exhibit| exhibit.frame).collect();
+    assert_eq!(numbers, [2, 3, 5], "the frames that made the segments whole");
+    assert_eq!(finding.gap_ns, 200 * MS - 20_000);
+}
+
 fn report(file: &[u8]) -> Report {
     let mut capture = Capture::new(DiagnosisOptions::default());
     capture.read("f<i>le", file, true).expect("a capture");

@@ -5,21 +5,70 @@
 use std::hint::black_box;
 use std::sync::OnceLock;
 
-use introspection::Instant;
-use introspection::flow::{FlowCost, FlowKey, TopFlows};
+use introspection::flow::{Datagrams, FlowCost, FlowKey, TopFlows};
 use introspection::stage::{Stage, StageHistograms, Stamps};
+use introspection::{Direction, Instant};
+use offload::FrameMeta;
 
 use crate::clock;
 use crate::control::Attribution;
 
 /// Flows listed for each port, and for each filter.
 pub(crate) const FLOWS: usize = 512;
+/// Datagrams in IP fragments that are remembered for them.
+const FRAGMENTED: usize = 256;
 /// With [`Attribution::Auto`], a burst is stamped when so many times the last one's cost have passed.
 const AUTO: u64 = 400;
 /// Frames of such a burst that are stamped at most.
 const OF_BURST: usize = 4;
 /// Stamps of a burst that it would not need otherwise: parsed, copied, notified, and the end of recording.
 const STAMPS: u64 = 4;
+
+/// The flows that frames cost most for. An IP fragment counts for its datagram's, as soon as the first one was stamped.
+#[derive(Debug)]
+pub(crate) struct FlowCosts {
+    list: TopFlows<FlowCost>,
+    fragments: Datagrams<Direction>,
+}
+
+impl Default for FlowCosts {
+    fn default() -> Self {
+        Self {
+            list: TopFlows::new(FLOWS),
+            fragments: Datagrams::new(FRAGMENTED),
+        }
+    }
+}
+
+impl FlowCosts {
+    /// Takes note of what a frame cost that goes `direction` and begins with `octets`.
+    pub(crate) fn note(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        octets: &[u8],
+        meta: &FrameMeta,
+        cost: &FlowCost,
+    ) {
+        let flow = if meta.ip().is_some_and(|ip| ip.fragment) {
+            let whole = self.fragments.headers(direction, now, octets, meta);
+            whole.and_then(|meta| FlowKey::of(&meta, direction))
+        } else {
+            FlowKey::of(meta, direction)
+        };
+        self.list.note(flow, cost);
+    }
+
+    /// The list.
+    pub(crate) const fn list(&self) -> &TopFlows<FlowCost> {
+        &self.list
+    }
+
+    /// Forgets all; keeps the memory.
+    pub(crate) fn reset(&mut self) {
+        self.list.reset();
+    }
+}
 
 /// The packets of a burst that are stamped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

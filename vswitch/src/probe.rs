@@ -338,7 +338,12 @@ impl Inner {
         if self.is_watching()
             && let Some(watcher) = &mut self.watcher
         {
-            watcher.observe(now, point, direction, &packet.meta);
+            let meta = &packet.meta;
+            if meta.ip().is_some_and(|ip| ip.fragment) {
+                watcher.observe_fragment(now, point, direction, arena.head(packet.octets), meta);
+            } else {
+                watcher.observe(now, point, direction, meta);
+            }
         }
         for capture in &self.captures {
             capture.take(now, point, direction, packet, arena);
@@ -399,7 +404,8 @@ impl Inner {
         match action {
             Action::Forward(id) => {
                 if let Some((packet, direction)) = find(*id) {
-                    self.account.forwarded(&packet, direction);
+                    let octets = carrier.arena.head(packet.octets);
+                    self.account.forwarded(now, &packet, octets, direction);
                     self.leave(now, direction, packet, passed, carrier);
                 }
             }
@@ -447,7 +453,8 @@ impl Inner {
 
     fn resume(&mut self, now: Instant, held: Held, passed: &mut Passed, carrier: &mut Carrier<'_>) {
         let mut packet = held.packet;
-        self.account.released(&packet, held.direction, &held.parts);
+        self.account
+            .released(now, &packet, &held.octets, held.direction, &held.parts);
         packet.octets = carrier.arena.adopt(held.octets);
         self.leave(now, held.direction, packet, passed, carrier);
     }

@@ -13,12 +13,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use introspection::Instant;
-use introspection::flow::{FlowCost, TopFlows};
 use introspection::stage::StageHistograms;
 use introspection::stall::Stall;
 use parking_lot::Mutex;
 
-use crate::attribution::{FLOWS, Prices};
+use crate::attribution::{FlowCosts, Prices};
 use crate::capture::{self, CaptureOptions, CaptureReader};
 use crate::clock;
 use crate::control::{
@@ -92,7 +91,7 @@ pub(crate) struct Port {
     pub(crate) probe: Probe,
     pub(crate) stages: Mutex<StageHistograms>,
     /// The flows of its guest that stayed longest in the switch, all frames taken together.
-    pub(crate) flows: Mutex<TopFlows<FlowCost>>,
+    pub(crate) flows: Mutex<FlowCosts>,
     /// Frames that its guest had sent when stages and flows were last started anew.
     stages_since: AtomicU64,
     /// One for each of the backend's queues; the first one's worker also sees to what concerns the port as a whole. After
@@ -496,7 +495,7 @@ impl Port {
             has_backlog: AtomicBool::new(false),
             probe: Probe::new(&config.name),
             stages: Mutex::new(StageHistograms::new()),
-            flows: Mutex::new(TopFlows::new(FLOWS)),
+            flows: Mutex::default(),
             stages_since: AtomicU64::new(0),
             lanes,
             first_frame: AtomicU64::new(0),

@@ -166,7 +166,7 @@ impl<C: Cost> TopFlows<C> {
         self.replaced
     }
 
-    /// What frames cost that belong to no flow of TCP or UDP, IP fragments among them.
+    /// What frames cost that belong to no known flow of TCP or UDP.
     pub const fn other(&self) -> &C {
         &self.other
     }

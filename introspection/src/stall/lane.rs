@@ -99,6 +99,8 @@ pub(super) struct Lane {
     delivered: VecDeque<Sighting>,
     sent: Option<u32>,
     acked: Option<u32>,
+    /// As far as its sender knows: of what the filter let go.
+    heard: Option<u32>,
     answer: Option<Answer>,
     /// When data last entered or left the filter, when it was last acknowledged, and how far stalls were told.
     last_sent: Instant,
@@ -125,6 +127,7 @@ impl Lane {
             delivered: VecDeque::new(),
             sent: None,
             acked: None,
+            heard: None,
             answer: None,
             last_sent: Instant(0),
             last_left: Instant(0),
@@ -151,9 +154,12 @@ impl Lane {
         self.base.is_some_and(|base| base != syn.seq)
     }
 
-    /// Whether data is on its way, or not acknowledged.
+    /// Whether data is on its way, or not acknowledged, or the filter keeps that from its sender.
     pub(super) fn is_waiting(&self) -> bool {
-        !self.delivered.is_empty() || self.inside.iter().any(|inside| inside.len > 0)
+        let unheard = |acked| self.heard.is_none_or(|heard| before(heard, acked));
+        !self.delivered.is_empty()
+            || self.inside.iter().any(|inside| inside.len > 0)
+            || self.acked.is_some_and(unheard)
     }
 
     pub(super) fn path(&self) -> u64 {
@@ -198,6 +204,9 @@ impl Lane {
 
     /// The frame that acknowledges left the filter.
     pub(super) fn answer_left(&mut self, frame: &Sighting) {
+        if frame.flags & offload::TcpFlags::ACK != 0 {
+            self.heard = Some(self.heard.map_or(frame.ack, |heard| later(heard, frame.ack)));
+        }
         if let Some(answer) = &mut self.answer
             && answer.frame.is_same_frame(frame)
         {

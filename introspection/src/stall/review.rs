@@ -160,7 +160,9 @@ impl Review {
             return;
         }
         let findings = recent.window.judge(flow, &self.options);
-        let new = |end: Instant| end > recent.judged && (open.since..=open.until).contains(&end);
+        // What waited may have gone on only behind the next of several frames that came together.
+        let until = open.until.after(self.options.prompt);
+        let new = |end: Instant| end > recent.judged && (open.since..=until).contains(&end);
         let mut found: Vec<_> = findings
             .iter()
             .filter(|finding| new(finding.end()))

@@ -9,8 +9,11 @@ use super::lane::{Finding, Lane, Limits, Sighting};
 use super::review::{Recent, Review};
 use super::{FlowStalls, Point, Stall, StallCounts, StallSummary, StallTotals};
 use crate::diagnosis::{DiagnosisOptions, Tap};
-use crate::flow::{Activity, FlowKey, FlowTable, Slot, TopFlows};
+use crate::flow::{Activity, Datagrams, FlowKey, FlowTable, Slot, TopFlows};
 use crate::{Direction, Instant};
+
+/// Datagrams in IP fragments that are remembered until they are whole.
+const FRAGMENTED: usize = 1_024;
 
 /// How a watcher tells a stall, and how much it remembers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +64,7 @@ impl Connection {
 #[derive(Debug)]
 pub struct StallWatcher {
     flows: FlowTable<Connection>,
+    fragments: Datagrams<(Point, Direction)>,
     limits: Limits,
     clock: Instant,
     recent: VecDeque<Stall>,
@@ -82,6 +86,7 @@ impl StallWatcher {
         let nanos = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         Self {
             flows: FlowTable::new(options.flows),
+            fragments: Datagrams::new(FRAGMENTED),
             limits: Limits {
                 threshold: nanos(options.threshold),
                 prompt: nanos(options.prompt),
@@ -141,6 +146,21 @@ impl StallWatcher {
             self.judge(slot, key);
         }
         self.settle(self.clock, 1);
+    }
+
+    /// Takes note of a frame that is an IP fragment and begins with `octets`. The one that makes a datagram whole stands for it.
+    pub fn observe_fragment(
+        &mut self,
+        now: Instant,
+        point: Point,
+        direction: Direction,
+        octets: &[u8],
+        meta: &FrameMeta,
+    ) {
+        let whole = self.fragments.take((point, direction), now, octets, meta);
+        if let Some(whole) = whole {
+            self.observe(now, point, direction, &whole);
+        }
     }
 
     /// Judges up to `limit` of the flows that stood still some time before `now`. Frames have this done as they come.

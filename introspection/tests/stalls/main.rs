@@ -23,13 +23,15 @@ use score::Matrix;
 
 /// Seeds from here on were not looked at while the diagnosis was made.
 const FRESH: u64 = 2_000_000;
-/// The same for the watcher, which was made with seeds from [`FRESH`] on.
-const FRESH_LIVE: u64 = 3_000_000;
+/// The same for the watcher, which was made with seeds from [`FRESH`] to 5,999,999.
+const FRESH_LIVE: u64 = 8_000_000;
 /// Where the matrix stands in the document.
 const BEGIN: &str = "<!-- matrix -->";
 const END: &str = "<!-- /matrix -->";
 /// Precision and recall that are asked of a watcher that remembers little.
 const LIVE: f64 = 0.92;
+/// The same of what filters hold, which is what it is for.
+const LIVE_HOLD: f64 = 0.97;
 /// Flows in a usual run.
 const FLOWS: u64 = 1_500;
 
@@ -94,7 +96,12 @@ fn causes_are_named_while_flows_run() {
             right as f64 / were.max(1) as f64,
         );
         println!("{cause}: {were}, told {found}, precision {precision:.4}, recall {recall:.4}");
-        if were == 0 || precision < LIVE || recall < LIVE {
+        let wanted = if cause == Cause::FilterHold {
+            LIVE_HOLD
+        } else {
+            LIVE
+        };
+        if were == 0 || precision < wanted || recall < wanted {
             wrong.push(cause);
         }
     }

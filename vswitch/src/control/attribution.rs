@@ -141,7 +141,7 @@ pub struct FlowList {
     pub flows: Vec<TopFlow<FlowCost>>,
     /// Flows for which there was no place any more when another came.
     pub replaced: u64,
-    /// Frames that belong to no flow of TCP or UDP, IP fragments among them.
+    /// Frames that belong to no flow of TCP or UDP, and IP fragments of which the first one was not stamped.
     pub other: FlowCost,
 }
 

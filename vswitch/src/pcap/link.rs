@@ -18,7 +18,7 @@ pub enum LinkType {
 }
 
 /// Where a capture of all interfaces met a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Station {
     /// The interface's index; 0 where the capture does not tell.
     pub interface: u32,

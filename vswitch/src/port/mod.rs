@@ -84,6 +84,12 @@ pub trait Backend: Send + Sync {
         false
     }
 
+    /// Whether the last [`Backend::take`] of a queue learned by a system call that nothing is left, and the queue rings as soon as
+    /// there is more. The worker then may sleep without another look, which would be a system call in vain.
+    fn is_drained(&self, _queue: u16) -> bool {
+        false
+    }
+
     /// The worker is awake and polls: the guest need not ring.
     fn disarm(&self, queue: u16);
 

@@ -1,31 +1,21 @@
 //! What a filter adds to the stamped packets that pass it, part by part and flow by flow.
 
-use introspection::flow::{FlowCost, FlowKey, TopFlows};
+use introspection::flow::FlowCost;
 use introspection::stage::{FilterHistograms, PartTime, PartTimes};
 use introspection::{Direction, Instant};
 
 use super::{Held, Inner};
-use crate::attribution::FLOWS;
+use crate::attribution::FlowCosts;
 use crate::packet::Packet;
 
 /// What was recorded of a filter.
+#[derive(Default)]
 pub(super) struct Account {
     pub(super) histograms: FilterHistograms,
-    pub(super) flows: TopFlows<FlowCost>,
+    pub(super) flows: FlowCosts,
     /// What the parts took for the burst in hand, and how many of its packets go on at once.
     burst: PartTimes,
     passed: u64,
-}
-
-impl Default for Account {
-    fn default() -> Self {
-        Self {
-            histograms: FilterHistograms::default(),
-            flows: TopFlows::new(FLOWS),
-            burst: PartTimes::new(),
-            passed: 0,
-        }
-    }
 }
 
 impl Account {
@@ -61,11 +51,12 @@ impl Account {
         }
     }
 
-    /// A packet of the burst goes on.
-    pub(super) fn forwarded(&mut self, packet: &Packet, direction: Direction) {
+    /// A packet of the burst, which begins with `octets`, goes on.
+    pub(super) fn forwarded(&mut self, now: Instant, packet: &Packet, octets: &[u8], direction: Direction) {
         if packet.times.is_stamped() {
             self.passed += 1;
-            note(&mut self.flows, packet, direction, &self.burst);
+            let cost = cost(packet, &self.burst);
+            self.flows.note(now, direction, octets, &packet.meta, &cost);
         }
     }
 
@@ -75,28 +66,35 @@ impl Account {
             .record(&self.burst, std::mem::take(&mut self.passed));
     }
 
-    /// A packet that was held goes on. Nothing is known of one that another filter held.
-    pub(super) fn released(&mut self, packet: &Packet, direction: Direction, parts: &PartTimes) {
+    /// A packet that was held goes on, likewise. Nothing is known of one that another filter held.
+    pub(super) fn released(
+        &mut self,
+        now: Instant,
+        packet: &Packet,
+        octets: &[u8],
+        direction: Direction,
+        parts: &PartTimes,
+    ) {
         if packet.times.is_stamped() && !parts.is_empty() {
             self.histograms.record(parts, 1);
-            note(&mut self.flows, packet, direction, parts);
+            let cost = cost(packet, parts);
+            self.flows.note(now, direction, octets, &packet.meta, &cost);
         }
     }
 }
 
-fn note(flows: &mut TopFlows<FlowCost>, packet: &Packet, direction: Direction, parts: &PartTimes) {
+fn cost(packet: &Packet, parts: &PartTimes) -> FlowCost {
     let (filter_ns, hold_ns) = parts.iter().fold((0, 0), |(filter, hold), part| {
         (filter + part.filter, hold + part.hold)
     });
-    let cost = FlowCost {
+    FlowCost {
         frames: 1,
         octets: packet.meta.frame_len.into(),
         total_ns: filter_ns + hold_ns,
         filter_ns,
         hold_ns,
         longest_ns: filter_ns + hold_ns,
-    };
-    flows.note(FlowKey::of(&packet.meta, direction), &cost);
+    }
 }
 
 impl Held {

@@ -75,7 +75,8 @@ impl Inner {
             carrier.arena.adopt(held.octets);
         }
         for packet in made {
-            self.account.released(&packet, direction, &parts);
+            let octets = carrier.arena.head(packet.octets);
+            self.account.released(now, &packet, octets, direction, &parts);
             self.leave(now, direction, packet, passed, carrier);
         }
     }

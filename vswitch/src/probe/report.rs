@@ -23,7 +23,7 @@ impl Probe {
 
     /// The flows to which the filter added most.
     pub(crate) fn flows(&self) -> TopFlows<FlowCost> {
-        self.inner.lock().account.flows.clone()
+        self.inner.lock().account.flows.list().clone()
     }
 
     /// Starts anew what [`Probe::cost`] and [`Probe::flows`] tell.

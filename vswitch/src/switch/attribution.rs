@@ -77,7 +77,7 @@ impl Switch {
         let table = self.shared.table();
         let port = table.named(port)?;
         // Copies, so that workers do not wait for them to be sorted.
-        let residence = port.flows.lock().clone();
+        let residence = port.flows.lock().list().clone();
         let stamped = port.stages.lock().frames();
         Ok(PortFlows {
             port: port.name.clone(),

@@ -30,6 +30,25 @@ pub(super) struct Polled {
     pub(super) served: Served,
     /// Rounds since it last had anything.
     pub(super) idle_rounds: u32,
+    /// It was left out of the last round.
+    pub(super) passed_over: bool,
+}
+
+impl Polled {
+    fn new(served: Served) -> Self {
+        Self {
+            served,
+            idle_rounds: 0,
+            passed_over: false,
+        }
+    }
+
+    /// Leaves a lane out of a round that rings for what it has. Of the next one it is not: a worker that is busy with others does not
+    /// hear it.
+    pub(super) fn is_passed_over(&mut self) -> bool {
+        self.passed_over = !self.passed_over && self.served.is_drained();
+        self.passed_over
+    }
 }
 
 impl Served {
@@ -57,11 +76,7 @@ impl Worker {
     /// Polls all lanes from now on.
     pub(super) fn poll_all(&mut self) {
         self.polled.clear();
-        let polled = |served: &Served| Polled {
-            served: served.clone(),
-            idle_rounds: 0,
-        };
-        self.polled.extend(self.mine.iter().map(polled));
+        self.polled.extend(self.mine.iter().cloned().map(Polled::new));
         self.disarm();
     }
 
@@ -133,10 +148,7 @@ impl Worker {
             served.port.backend.woken(id.queue);
             let is_polled = |polled: &Polled| polled.served.lane.id == *id;
             if self.has_idle() && !self.polled.iter().any(is_polled) {
-                self.polled.push(Polled {
-                    served,
-                    idle_rounds: 0,
-                });
+                self.polled.push(Polled::new(served));
             }
         }
         if rung.woken && self.has_idle() {

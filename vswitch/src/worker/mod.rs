@@ -19,6 +19,7 @@ mod handle;
 mod idle;
 mod recent;
 mod rsc;
+mod spell;
 mod stamps;
 #[cfg(test)]
 mod tests;
@@ -40,8 +41,9 @@ use crate::vmq::VmQueue;
 use burst::Carriage;
 pub(crate) use handle::WorkerHandle;
 use idle::Polled;
+use spell::Spell;
 
-/// How long a worker polls in vain before it sleeps. Short, because on a small machine the time that a worker spins is
+/// How long a worker polls memory in vain before it sleeps. Short, because on a small machine the time that a worker spins is
 /// time that its guests do not run: with 20 us it took half again as much CPU per octet between two busy guests, and
 /// gained nothing. A machine with a core to spare has `mode = "poll"`.
 const IDLE_SPELL: Duration = Duration::from_micros(2);
@@ -87,6 +89,11 @@ impl Served {
     fn is_vm_queue(&self) -> bool {
         self.lane.vm_queue.is_some()
     }
+
+    /// Whether it rings for what comes next, as the last look at it found nothing.
+    fn is_drained(&self) -> bool {
+        !self.is_vm_queue() && self.port.backend.is_drained(self.lane.id.queue)
+    }
 }
 
 pub(crate) struct Worker {
@@ -102,6 +109,11 @@ pub(crate) struct Worker {
     looked: Instant,
     /// Rounds since the last sleep.
     rounds_awake: u32,
+    /// Something came since then of which a look at memory tells whether there is more.
+    worth_polling: bool,
+    /// Nanoseconds of carrying since there was last nothing to do.
+    busy: u64,
+    spell: Spell,
     carriage: Carriage,
     idle_since: Option<Instant>,
     idle_rounds: u32,
@@ -121,6 +133,9 @@ impl Worker {
             polled: Vec::new(),
             looked: Instant(0),
             rounds_awake: 0,
+            worth_polling: false,
+            busy: 0,
+            spell: Spell::default(),
             carriage,
             idle_since: None,
             idle_rounds: 0,
@@ -132,7 +147,9 @@ impl Worker {
             let busy = self.round();
             self.handle.count_round(busy);
             if busy {
-                self.idle_since = None;
+                if self.idle_since.take().is_some() {
+                    self.spell.found();
+                }
             } else {
                 self.rest();
             }
@@ -145,7 +162,7 @@ impl Worker {
         let mut polled = std::mem::take(&mut self.polled);
         let mut busy = false;
         for lane in &mut polled {
-            let carried = self.serve(&lane.served);
+            let carried = !lane.is_passed_over() && self.serve(&lane.served);
             lane.idle_rounds = if carried {
                 0
             } else {
@@ -216,6 +233,7 @@ impl Worker {
         };
         let mut taken = begun;
         let mut carried = 0;
+        let mut drained = false;
         self.carriage.take_elsewhere();
         for _ in 0..BURSTS_PER_TURN {
             let Served { port, lane } = served;
@@ -223,15 +241,21 @@ impl Worker {
                 Some(queue) => self.carriage.carry_sorted(port, lane.id, queue),
                 None => self.carriage.carry(port, lane.id, start, begun, taken),
             };
+            drained = served.is_drained();
             if frames == 0 {
                 break;
             }
             self.handle.count_burst(frames);
             carried += frames as u64;
             taken = clock::now();
+            if drained {
+                break;
+            }
         }
         if carried > 0 {
+            self.worth_polling |= !drained;
             let own = taken.since(begun).saturating_sub(self.carriage.take_elsewhere());
+            self.busy += own;
             served.lane.meter.add(carried, own);
             let attribution = self.carriage.sampler.take_spent();
             if attribution > 0 {
@@ -300,8 +324,16 @@ impl Worker {
             return;
         }
         let now = clock::now();
-        let since = *self.idle_since.get_or_insert(now);
-        if now < since.after(IDLE_SPELL) {
+        let since = *self.idle_since.get_or_insert_with(|| {
+            self.spell.begin(std::mem::take(&mut self.busy));
+            now
+        });
+        let spell = if self.worth_polling {
+            IDLE_SPELL
+        } else {
+            self.spell.length()
+        };
+        if now < since.after(spell) {
             std::hint::spin_loop();
             return;
         }
@@ -324,6 +356,10 @@ impl Worker {
     }
 
     fn sleep(&mut self, now: Instant) {
+        if !std::mem::take(&mut self.worth_polling) {
+            self.spell.in_vain(now);
+        }
+        self.polled.iter_mut().for_each(|lane| lane.passed_over = false);
         let deadline = self
             .polled
             .iter()
@@ -343,8 +379,12 @@ impl Worker {
         let rung = self
             .handle
             .sleep(deadline.map(|at| Duration::from_nanos(at.since(clock::now()))));
-        if self.heed(&rung, clock::now()) {
+        let woken = clock::now();
+        if self.heed(&rung, woken) {
             self.handle.count_round(true);
+            if !self.worth_polling {
+                self.spell.slept(now, woken);
+            }
         }
         self.rounds_awake = 0;
         self.idle_since = None;

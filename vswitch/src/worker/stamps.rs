@@ -1,8 +1,9 @@
 //! Stage stamps of the packets that a burst carried, until its receivers are notified.
 
-use introspection::flow::{FlowCost, FlowKey};
+use introspection::flow::FlowCost;
 use introspection::stage::{Stage, Stamps};
 use introspection::{Direction, Instant};
+use offload::FrameMeta;
 
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
@@ -86,17 +87,12 @@ impl StampLog {
             let mut flows = port.flows.lock();
             for frame in frames {
                 let octets = u64::from(frame.len);
-                flows.note(frame.flow(arena), &FlowCost { octets, ..cost });
+                let head = arena.head(frame.octets);
+                let meta = offload::parse(head, frame.len as usize).unwrap_or(FrameMeta::NOTHING);
+                // As the port sees it that the frame came by.
+                flows.note(at, Direction::Tx, head, &meta, &FlowCost { octets, ..cost });
             }
         }
-    }
-}
-
-impl Frame {
-    /// The flow, as the port sees it that the frame came by.
-    fn flow(&self, arena: &Arena) -> Option<FlowKey> {
-        let meta = offload::parse(arena.head(self.octets), self.len as usize).ok()?;
-        FlowKey::of(&meta, Direction::Tx)
     }
 }
 

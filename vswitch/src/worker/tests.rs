@@ -5,6 +5,7 @@ mod filters;
 mod frames;
 mod idle;
 mod lanes;
+mod level;
 mod vm_queues;
 
 use std::collections::VecDeque;
@@ -42,6 +43,7 @@ struct Queues {
     room: AtomicUsize,
     /// Queues beyond the first, which send nothing.
     spare: u16,
+    level: level::Level,
 }
 
 impl Backend for Queues {
@@ -56,6 +58,7 @@ impl Backend for Queues {
         while let Some((vnet, frame)) = (burst.room() > 0).then(|| sent.pop_front()).flatten() {
             burst.push_owned(vnet, frame);
         }
+        self.level.looked(sent.is_empty());
     }
 
     fn complete(&self, _: u16, _: &Burst) {}
@@ -96,8 +99,11 @@ impl Backend for Queues {
         true
     }
 
-    fn disarm(&self, _: u16) {}
+    fn is_drained(&self, _: u16) -> bool {
+        self.level.is_drained()
+    }
 
+    fn disarm(&self, _: u16) {}
     fn woken(&self, _: u16) {}
 
     fn deadline(&self, _: u16, _: Instant) -> Option<Instant> {

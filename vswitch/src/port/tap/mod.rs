@@ -40,6 +40,8 @@ struct Queue {
     device: Device,
     /// A buffer to read the next frame into, when the last read found none.
     spare: Mutex<Vec<u8>>,
+    /// The last read found nothing. What comes since makes the descriptor ready, which is watched at all times.
+    drained: AtomicBool,
     /// The descriptor is watched for room.
     wants_room: AtomicBool,
 }
@@ -67,6 +69,7 @@ impl TapPort {
             Ok(Queue {
                 device: Device::open(name, mtu, queues > 1)?,
                 spare: Mutex::new(Vec::new()),
+                drained: AtomicBool::new(false),
                 wants_room: AtomicBool::new(false),
             })
         };
@@ -200,10 +203,17 @@ impl Backend for TapPort {
     }
 
     fn take(&self, queue: u16, _now: Instant, burst: &mut Burst) {
-        let Some(Queue { device, spare, .. }) = self.queue(queue) else {
+        let Some(Queue {
+            device,
+            spare,
+            drained,
+            ..
+        }) = self.queue(queue)
+        else {
             return;
         };
         let mut spare = spare.lock();
+        drained.store(false, Ordering::Relaxed);
         while burst.room() > 0 {
             if spare.capacity() == 0 {
                 *spare = burst.large_buffer();
@@ -211,7 +221,7 @@ impl Backend for TapPort {
             match device.read(&mut spare) {
                 Ok(vnet) => burst.push_owned(vnet, std::mem::take(&mut *spare)),
                 Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return,
+                    Some(libc::EAGAIN) => return drained.store(true, Ordering::Relaxed),
                     // A read that was shut down, or a file without its interface.
                     Some(libc::EBADFD | libc::ENODEV | libc::EFAULT | libc::EIO) => return self.go(REMOVED),
                     _ => return self.faults.note(&self.faults.read, self.name(), &error),
@@ -248,8 +258,20 @@ impl Backend for TapPort {
 
     fn arm(&self, queue: u16, wants_room: bool) -> bool {
         self.watch_room(queue, wants_room);
+        if !wants_room && self.is_drained(queue) {
+            return false;
+        }
         let readiness = self.look(queue);
         !self.is_gone() && (readiness.readable || wants_room && readiness.writable)
+    }
+
+    fn rings_reliably(&self) -> bool {
+        true
+    }
+
+    fn is_drained(&self, queue: u16) -> bool {
+        self.queue(queue)
+            .is_some_and(|queue| queue.drained.load(Ordering::Relaxed))
     }
 
     fn disarm(&self, queue: u16) {
@@ -257,8 +279,10 @@ impl Backend for TapPort {
     }
 
     fn woken(&self, queue: u16) {
-        // Readiness is a level: reading is what ends it. Only an interface that went has to be noticed here.
-        self.look(queue);
+        // Readiness is a level: reading is what ends it. Only an interface that went has to be noticed here, unless it was just read.
+        if !self.is_drained(queue) {
+            self.look(queue);
+        }
     }
 
     fn deadline(&self, _queue: u16, _now: Instant) -> Option<Instant> {

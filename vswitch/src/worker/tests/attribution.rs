@@ -194,7 +194,7 @@ fn one_frame_of_so_many_is_recorded_everywhere() {
     let summary = stages(&bench, 0);
     assert_eq!(summary.frames, 10);
     assert_eq!(bench.port(0).probe.cost().frames, 10);
-    let flows = FlowList::of(&bench.port(0).flows.lock(), 5);
+    let flows = FlowList::of(bench.port(0).flows.lock().list(), 5);
     assert_eq!(flows.flows[0].cost.frames, 10);
     bench.attribution(Attribution::Off);
     bench.send(0, &tcp(1, 2, 95, b"x"));
@@ -222,7 +222,7 @@ fn flows_are_listed_by_what_they_cost() {
         FlowKey::of(&meta, direction).expect("TCP or UDP")
     };
     let port = bench.port(0);
-    let residence = FlowList::of(&port.flows.lock(), 9);
+    let residence = FlowList::of(port.flows.lock().list(), 9);
     let [first, second] = residence.flows.as_slice() else {
         panic!("two flows: {residence:?}")
     };
@@ -237,7 +237,7 @@ fn flows_are_listed_by_what_they_cost() {
     assert_eq!(filter.flows[0].cost.frames, 2, "both directions pass the filter");
     assert_eq!(filter.flows[0].cost.hold_ns, 5_000_000);
     assert_eq!(
-        bench.port(1).flows.lock().len(),
+        bench.port(1).flows.lock().list().len(),
         1,
         "what came back is the other port's"
     );
@@ -258,7 +258,7 @@ fn a_flood_of_flows_takes_no_more_than_its_places() {
         );
     }
     bench.run();
-    let flows = FlowList::of(&bench.port(0).flows.lock(), usize::MAX);
+    let flows = FlowList::of(bench.port(0).flows.lock().list(), usize::MAX);
     assert!(flows.flows.len() <= crate::attribution::FLOWS);
     assert!(flows.replaced >= 3_000 - crate::attribution::FLOWS as u64);
     assert_eq!(flows.other.frames, 10, "ARP is no flow");
@@ -298,7 +298,7 @@ proptest! {
             prop_assert_eq!(total, summary.residence.total_ns);
             let cost = bench.port(port).probe.cost();
             prop_assert_eq!(sum_of_parts(&cost), cost.added.total_ns);
-            let flows: u64 = FlowList::of(&bench.port(port).flows.lock(), 9)
+            let flows: u64 = FlowList::of(bench.port(port).flows.lock().list(), 9)
                 .flows.iter().map(|flow| flow.cost.total_ns).sum();
             prop_assert_eq!(flows, summary.residence.total_ns);
             recorded += summary.frames;

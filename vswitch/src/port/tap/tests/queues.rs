@@ -104,3 +104,27 @@ fn the_kind_of_an_existing_tap_is_told() {
         assert!(!port.status().up);
     });
 }
+
+#[test]
+fn a_queue_that_was_read_to_its_end_rings_for_what_comes() {
+    if skip("a_queue_that_was_read_to_its_end_rings_for_what_comes") {
+        return;
+    }
+    in_namespace(|| {
+        let port = TapPort::open("tap0", 1500, 1).expect("a new tap");
+        ip("address add 192.0.2.1/24 dev tap0");
+        ip("neighbour add 192.0.2.9 lladdr 02:00:00:00:00:09 dev tap0");
+        let socket = UdpSocket::bind("192.0.2.1:7000").expect("an own address");
+        assert!(!port.is_drained(0), "nobody has looked");
+        ports(&port, 0);
+        assert!(port.is_drained(0) && !port.arm(0, false));
+        socket.send_to(b"hello", "192.0.2.9:5000").expect("a route");
+        assert!(port.look(0).readable, "who sleeps on it wakes");
+        assert_eq!(ports(&port, 0), [5000]);
+        assert!(port.is_drained(0));
+        // The next look tells of a removal, too.
+        ip("link delete tap0");
+        ports(&port, 0);
+        assert!(!port.is_drained(0) && !port.status().up);
+    });
+}
