@@ -10,6 +10,9 @@
 //! code. At the end of a text, where a match may have begun whose groups are still to come, every place is looked up: an automaton reads
 //! only from where one of the set's groups stands, or the last three octets.
 
+use super::matcher::Behind;
+use super::steps::step;
+
 /// Octets of a group.
 const GROUP: usize = 4;
 /// Groups that are looked up at once.
@@ -69,9 +72,10 @@ impl Sampler {
         Some(sampler)
     }
 
-    /// Finds the next place at or behind `from` where a match may begin, as far as `octets` tell. The last three octets are always a
-    /// candidate: what group they begin is not known yet.
-    pub(super) fn next(&self, octets: &[u8], from: usize) -> Candidate {
+    /// Finds the next place at or behind `from` where a match may begin, as far as `octets` tell. If more may follow, the last three
+    /// octets are always a candidate: what group they begin is not known yet. If not, a match stands in the text as a whole, with one of
+    /// the groups that were looked up, and the end needs no look of its own.
+    pub(super) fn next(&self, octets: &[u8], from: usize, behind: Behind) -> Candidate {
         let mut at = from;
         while let Some(rest) = octets.get(at..) {
             let Some(groups) = self.skip(rest) else {
@@ -86,6 +90,12 @@ impl Sampler {
                 };
             }
             at += self.stride;
+        }
+        if behind == Behind::Nothing {
+            return Candidate {
+                from: octets.len(),
+                seen: usize::MAX,
+            };
         }
         let earliest = (at + 1).saturating_sub(self.stride).max(from).min(octets.len());
         let end = octets.get(earliest..).unwrap_or_default();
@@ -136,6 +146,7 @@ impl Sampler {
     /// A number that is odd if the group may be one of the set's.
     #[inline]
     fn hint(&self, group: u32) -> u32 {
+        step();
         let hash = hash(group);
         self.words[(hash >> 19) as usize % WORDS] >> (hash >> 14 & 31)
     }
@@ -162,6 +173,7 @@ impl Sampler {
             .get(at)
             .is_some_and(|other| *other != 0 && *other != group)
         {
+            step();
             at = (at + 1) % self.groups.len();
         }
         at
@@ -210,7 +222,7 @@ mod tests {
             // Wherever a candidate is passed by, the place where the prefix begins is not.
             let mut at = from;
             loop {
-                let found = sampler.next(&text, at);
+                let found = sampler.next(&text, at, Behind::More);
                 prop_assert!(found.from >= at && found.from <= before.len());
                 if found.seen == usize::MAX || found.from >= before.len() {
                     break;
