@@ -337,7 +337,6 @@ fn files_like(pattern: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
     use std::process::Command;
 
     use proptest::prelude::*;
@@ -353,9 +352,15 @@ mod tests {
         let program = Program::read(&own()).unwrap();
         assert!(program.octets.len() < fs::read(own()).unwrap().len());
         let dir = tempfile::tempdir().unwrap();
-        let copy = dir.path().join("copy");
-        fs::write(&copy, &program.octets).unwrap();
-        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
+        let [octets, copy] = ["octets", "copy"].map(|name| dir.path().join(name));
+        fs::write(&octets, &program.octets).unwrap();
+        // Another process writes it: what another test starts meanwhile would have it open to be written, if this one did, and
+        // then it would be "busy".
+        let install = Command::new("install")
+            .args(["-m", "755"])
+            .args([&octets, &copy])
+            .status();
+        assert!(install.unwrap().success());
         let output = Command::new(&copy).arg("--list").output().unwrap();
         assert!(output.status.success());
         assert!(String::from_utf8_lossy(&output.stdout).contains("a_program_runs_without_what_was_cut_off"));

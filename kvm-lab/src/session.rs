@@ -40,6 +40,10 @@ const BROKEN: [&str; 4] = [
     "soft lockup",
 ];
 
+/// What a kernel prints of a processor that does not answer another one: it stands still, or it was not run for a while. Of one
+/// that stands still the kernel says so again.
+const STALL: &str = "detected stalls on CPUs";
+
 /// What the laboratory writes behind everything that the command wrote.
 const MARK: &[u8] = b"\0\0end of stream\0";
 
@@ -68,7 +72,7 @@ pub(crate) fn follow(
                     return Err(LabError::Broken(line));
                 }
                 if let Some(status) = session.status() {
-                    return Ok(status);
+                    return session.judge(status);
                 }
             }
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => return Err(session.silent()),
@@ -76,7 +80,9 @@ pub(crate) fn follow(
                 machine.ask().map_err(LabError::system("asking the laboratory"))?;
                 deadline = Instant::now() + LAST_WORDS;
             }
-            Err(RecvTimeoutError::Timeout) => return Err(session.late(limit)),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(session.stalled().unwrap_or_else(|| session.late(limit)));
+            }
             Err(RecvTimeoutError::Disconnected) => return Err(session.ended(&machine.said())),
         }
     }
@@ -111,6 +117,8 @@ struct Session {
     status: Option<u8>,
     /// The line by which the laboratory's kernel said that it is broken.
     broken: Option<String>,
+    /// The lines by which it said that a processor did not answer.
+    stalls: Vec<String>,
     passed: [Stream; 2],
     control: Lines,
     console: Lines,
@@ -131,6 +139,8 @@ impl Session {
                 for line in self.console.take(&piece.octets) {
                     if BROKEN.iter().any(|sign| line.contains(sign)) {
                         self.broken.get_or_insert(line);
+                    } else if line.contains(STALL) {
+                        self.stalled_again(line);
                     }
                 }
             }
@@ -142,6 +152,24 @@ impl Session {
     fn status(&self) -> Option<u8> {
         self.status
             .filter(|_| self.passed.iter().all(|stream| stream.ended))
+    }
+
+    fn stalled_again(&mut self, line: String) {
+        self.stalls.push(line);
+        if let [_, again] = self.stalls.as_slice() {
+            self.broken.get_or_insert_with(|| again.clone());
+        }
+    }
+
+    /// What is to be made of a command's status. One that failed where a processor stood still says nothing.
+    fn judge(&self, status: u8) -> Result<u8, LabError> {
+        let stalled = self.stalled().filter(|_| status != 0);
+        stalled.map_or(Ok(status), Err)
+    }
+
+    /// The error of a laboratory one of whose processors stood still.
+    fn stalled(&self) -> Option<LabError> {
+        self.stalls.first().cloned().map(LabError::Broken)
     }
 
     /// How long to wait for whatever comes next.
@@ -307,6 +335,19 @@ mod tests {
         let line = "[ 77.4] BUG: TASK stack guard page was hit at 0";
         let (broken, _, _) = session(&[(3, format!("{line}\nmore\n").as_bytes()), (2, b"status 1\n")]);
         assert_eq!(broken.broken.as_deref(), Some(line));
+    }
+
+    #[test]
+    fn a_processor_that_stands_still_is_told_from_one_that_was_late() {
+        let line: &[u8] = b"[60.0] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks: { 0 }\n";
+        let (late, _, _) = session(&[(3, line), (2, b"status 0\n")]);
+        assert_eq!(late.broken, None);
+        assert!(matches!(late.judge(0), Ok(0)));
+        assert!(matches!(late.judge(1), Err(LabError::Broken(_))));
+        let (still, _, _) = session(&[(3, line), (3, line)]);
+        assert!(still.broken.is_some());
+        let (sound, _, _) = session(&[(3, b"[60.0] quiet\n")]);
+        assert!(matches!(sound.judge(1), Ok(1)) && sound.stalled().is_none());
     }
 
     #[test]

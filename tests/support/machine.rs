@@ -9,8 +9,7 @@ pub struct Machine(pub Child);
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        super::kill(&mut self.0);
     }
 }
 

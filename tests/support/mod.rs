@@ -23,7 +23,8 @@ pub mod vmlinux;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
 
 /// A variable that names the program under test, where that is not the one that was built with the tests.
 pub const PROGRAM_VARIABLE: &str = "ENLIGHT_TEST_PROGRAM";
@@ -72,6 +73,22 @@ pub fn host(command: &str) -> String {
         output.status
     );
     text
+}
+
+/// How long the kernel has to end a process that was killed.
+const BURIAL: Duration = Duration::from_secs(20);
+
+/// Kills a process and waits for its end, but not for one that the kernel cannot end: what went wrong before is told then.
+pub fn kill(child: &mut Child) {
+    let _ = child.kill();
+    let end = Instant::now() + BURIAL;
+    while let Ok(None) = child.try_wait() {
+        if Instant::now() > end {
+            println!("process {} was killed, and is still there", child.id());
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Whether this machine's KVM runs Linux.

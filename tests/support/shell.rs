@@ -140,7 +140,6 @@ fn read_lines(output: ChildStdout) -> Receiver<String> {
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        super::kill(&mut self.child);
     }
 }

@@ -173,7 +173,6 @@ pub fn text(path: &Path) -> String {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        super::kill(&mut self.child);
     }
 }

@@ -213,6 +213,58 @@ fn queues_that_do_not_run_get_nothing() {
     assert!(spread[3] < 16, "spread as the switch likes: {spread:?}");
 }
 
+/// While frames wait for room in one queue and others have some, the worker sleeps; it hears of a table that sends the frames
+/// elsewhere, and of room.
+#[test]
+fn a_worker_sleeps_while_one_of_several_queues_is_full() {
+    for packed in [0, feature::RING_PACKED] {
+        let scene = Scene::new(&VlanMode::Access(0));
+        let waiting = |frames| eventually(|| scene.counters().backlogged == frames, "frames that wait");
+        let [mut a, mut b] = scene.guests(CONTROLLED | MQ | RSS | packed);
+        for pair in [0, 2, 3] {
+            b.post(pair, 60);
+        }
+        assert!(b.control(&rss(HashTypes::ALL, &[1], 1)));
+        (0..16).for_each(|flow| send(&mut a, &packet(RECEIVER, flow, true)));
+        waiting(16);
+        sleeps(&scene);
+        assert_eq!(arrived(&mut b).map(|frames| frames.len()), [0; 4]);
+        assert!(b.control(&rss(HashTypes::ALL, &[3], 3)));
+        eventually(|| scene.counters().rx_frames == 16, "frames by another queue");
+        assert_eq!(arrived(&mut b).map(|frames| frames.len()), [0, 0, 0, 16]);
+        assert!(b.control(&rss(HashTypes::ALL, &[1], 1)));
+        (0..16).for_each(|flow| send(&mut a, &packet(RECEIVER, flow, true)));
+        waiting(32);
+        sleeps(&scene);
+        b.post(1, 16);
+        b.rx[1].kick.write(1).unwrap();
+        eventually(
+            || scene.counters().rx_frames == 32,
+            "frames by the queue with room",
+        );
+        assert_eq!(arrived(&mut b).map(|frames| frames.len()), [0, 16, 0, 0]);
+    }
+}
+
+/// Waits until the switch's worker goes round no more.
+fn sleeps(scene: &Scene) {
+    let rounds = || -> u64 {
+        scene
+            .switch
+            .stats()
+            .workers
+            .iter()
+            .map(|worker| worker.rounds)
+            .sum()
+    };
+    let still = || {
+        let before = rounds();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        rounds() == before
+    };
+    eventually(still, "a worker that sleeps");
+}
+
 /// Frames for others are left out, and not as drops.
 #[test]
 fn a_guest_that_is_not_promiscuous_gets_its_own() {

@@ -74,7 +74,8 @@ pub trait Backend: Send + Sync {
     fn notify(&self);
 
     /// The worker is about to sleep: asks the guest to ring for this queue. True when there is work already, so that
-    /// the worker must not sleep. `wants_room` asks for a ring also when receive buffers appear.
+    /// the worker must not sleep. `wants_room` asks for a ring also when receive buffers appear; those that came since
+    /// a frame found too few are work.
     fn arm(&self, queue: u16, wants_room: bool) -> bool;
 
     /// Whether a queue that is armed rings for everything that its worker has to know, so that the worker may leave it alone

@@ -139,10 +139,22 @@ impl<F: Format> DeviceRing<F> {
         self.ask_at(self.format.next_avail())
     }
 
-    /// Asks a receive queue's driver to ring when it adds buffers to those that did not suffice the last time. True
-    /// if it has meanwhile.
+    /// Asks a receive queue's driver to ring when it adds buffers: to those that did not suffice the last time, or where
+    /// nothing was missing any. True if it has added some meanwhile to those that did not suffice: no ring will come for
+    /// them. Buffers that are there and that nobody missed are no news, so a worker whose frames wait for another queue
+    /// sleeps.
     pub fn enable_room_notifications(&mut self) -> bool {
-        self.ask_at(self.starved_at.unwrap_or(self.format.next_avail()))
+        if self.fault.is_some() {
+            return false;
+        }
+        let Some(at) = self.starved_at else {
+            return self.format.ask_for_more();
+        };
+        let added = self.format.ask_at(at);
+        if added {
+            self.starved_at = None;
+        }
+        added
     }
 
     fn ask_at(&mut self, at: u16) -> bool {

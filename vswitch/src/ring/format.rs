@@ -104,6 +104,9 @@ pub trait Format: Sized {
     /// Asks the driver to ring when it makes the chain at a position available. True if it has already.
     fn ask_at(&mut self, at: u16) -> bool;
 
+    /// Asks the driver to ring whatever it makes available from now on, behind what it has. True if it just did.
+    fn ask_for_more(&mut self) -> bool;
+
     /// The driver need not ring.
     fn suppress(&mut self);
 }

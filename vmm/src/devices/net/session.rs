@@ -169,8 +169,9 @@ impl Session {
         positions: Option<&Positions>,
     ) -> Result<(), SessionError> {
         self.enable_rings(rings, pairs)?;
-        let _deadline = self.deadline()?;
         rings.iter().try_for_each(|ring| {
+            // Each ring is five exchanges: a slow switch has time for one, not for all of many.
+            let _deadline = self.deadline()?;
             let base = match positions {
                 Some(positions) => positions.of(ring.index),
                 None => used_index(ram, ring),

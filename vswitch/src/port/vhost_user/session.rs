@@ -182,6 +182,10 @@ impl<'a> Session<'a> {
             queue_pairs: self.port.queue_pairs,
         };
         let result = self.port.control.carry_out(command, limits);
+        // What waits for room may go to another queue now.
+        if let Some(waker) = self.port.waker.get() {
+            waker.wake(0);
+        }
         if let Err(error) = &result {
             self.port.refuse(error.label(), error.to_string());
         }

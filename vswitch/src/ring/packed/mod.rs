@@ -293,6 +293,13 @@ impl Format for Packed {
         is_available(&self.layout.view().descriptor(slot(at)), at)
     }
 
+    /// Where the driver goes on is not written anywhere, so every ring is asked for; then there is nothing to look for.
+    fn ask_for_more(&mut self) -> bool {
+        self.set_event(ENABLE << 16);
+        fence(Ordering::SeqCst);
+        false
+    }
+
     fn suppress(&mut self) {
         self.set_event(DISABLE << 16);
     }

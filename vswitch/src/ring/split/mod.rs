@@ -274,6 +274,10 @@ impl Format for Split {
         self.layout.avail_index() != at
     }
 
+    fn ask_for_more(&mut self) -> bool {
+        self.ask_at(self.layout.avail_index())
+    }
+
     /// With an event index the wish simply stays behind.
     fn suppress(&mut self) {
         if !self.options.event_idx {

@@ -135,6 +135,38 @@ fn a_large_frame_spreads_over_merged_buffers() {
     }
 }
 
+/// Buffers that nobody missed are no room that somebody waits for; what is added to them is heard of all the same, because
+/// another worker may have used them up by then.
+#[test]
+fn a_queue_that_nobody_waits_for_has_no_news() {
+    for features in [
+        MODERN,
+        MODERN & !feature::EVENT_IDX,
+        PACKED,
+        PACKED & !feature::EVENT_IDX,
+    ] {
+        let mut from = Side::new(16, 2048, features, 0);
+        let mut to = Side::new(16, 2048, features, 0);
+        (0..4).for_each(|_| assert!(to.driver.post(2048, Shape::Chain(1))));
+        to.driver.must_kick();
+        assert!(!to.ring.enable_room_notifications(), "{features:#x}");
+        assert!(to.driver.post(2048, Shape::Chain(1)));
+        assert!(to.driver.must_kick(), "{features:#x}");
+        // Whoever delivers beside the one who asked uses them up, and is out of room.
+        assert!(!to.ring.enable_room_notifications());
+        (0..6).for_each(|_| {
+            let frame = framed(12, VnetHeader::default(), 60, 1);
+            assert!(from.driver.send(&frame, Shape::Chain(1)));
+        });
+        let results = carry(&mut from, &mut to);
+        assert_eq!(results[4..], [Ok(()), Err(Refusal::Full)]);
+        assert!(to.driver.post(2048, Shape::Chain(1)));
+        assert!(to.driver.must_kick(), "{features:#x}");
+        assert!(to.ring.enable_room_notifications(), "there is room since");
+        assert!(!to.ring.enable_room_notifications(), "which was told");
+    }
+}
+
 #[test]
 fn a_frame_that_can_never_fit_is_dropped() {
     for features in [MODERN, PACKED] {
