@@ -20,7 +20,7 @@ pub use checksum::{ChecksumError, finish};
 pub use mac::{MacAddr, ParseMacError};
 pub use meta::{FrameMeta, IpMeta, Link, Network, TcpFlags, TcpMeta, Transport, UdpMeta, VlanTag};
 pub use offloads::OffloadError;
-pub use parse::{ParseError, parse};
+pub use parse::{ParseError, parse, parse_into};
 pub use request::{Checksum, Gso, GsoKind, Offloads, VnetHeader};
 pub use segment::{SegmentError, Segmenter};
 pub use tunnel::{Tunnel, TunnelKind, parse_inner};

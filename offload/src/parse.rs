@@ -8,6 +8,10 @@ use crate::view::{
 };
 use crate::{FrameMeta, IpMeta, Link, Network, TcpMeta, Transport, UdpMeta, VlanTag};
 
+/// Callers that have a copy of [`ipv4`] and [`ipv6`] each.
+const PARSE: u8 = 0;
+const PARSE_INTO: u8 = 1;
+const PACKET: u8 = 2;
 /// VLAN tags that are looked behind: a service tag and a customer tag.
 const MAX_TAGS: usize = 2;
 
@@ -35,14 +39,7 @@ pub enum ParseError {
 /// that Linux makes ("BIG TCP").
 pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
     let link = Link::read(header, frame_len)?;
-    let offset = usize::from(link.network_offset);
-    let rest = header.get(offset..).unwrap_or(&[]);
-    let network = match link.ethertype {
-        ethertype::IPV4 => ipv4::<false>(rest, offset, frame_len).map(Network::Ipv4),
-        ethertype::IPV6 => ipv6::<false>(rest, offset, frame_len).map(Network::Ipv6),
-        ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
-        _ => None,
-    };
+    let network = network::<PARSE>(&link, header, frame_len);
     Ok(FrameMeta {
         frame_len: frame_len as u32,
         dst: link.dst,
@@ -52,6 +49,34 @@ pub fn parse(header: &[u8], frame_len: usize) -> Result<FrameMeta, ParseError> {
         network_offset: link.network_offset,
         network: network.unwrap_or(Network::Other),
     })
+}
+
+/// [`parse`] into a place that there is already, which is left as it is when there is no metadata. What is returned in memory and
+/// copied from there is waited for.
+pub fn parse_into(meta: &mut FrameMeta, header: &[u8], frame_len: usize) -> Result<(), ParseError> {
+    let link = Link::read(header, frame_len)?;
+    meta.network = network::<PARSE_INTO>(&link, header, frame_len).unwrap_or(Network::Other);
+    meta.frame_len = frame_len as u32;
+    meta.dst = link.dst;
+    meta.src = link.src;
+    meta.vlan = link.vlan;
+    meta.ethertype = link.ethertype;
+    meta.network_offset = link.network_offset;
+    Ok(())
+}
+
+/// What stands behind the link layer.
+#[inline(always)]
+#[allow(clippy::inline_always)] // Through memory, its result costs as much as the rest of the pass.
+fn network<const CALLER: u8>(link: &Link, header: &[u8], frame_len: usize) -> Option<Network> {
+    let offset = usize::from(link.network_offset);
+    let rest = header.get(offset..).unwrap_or(&[]);
+    match link.ethertype {
+        ethertype::IPV4 => ipv4::<CALLER>(rest, offset, frame_len).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6::<CALLER>(rest, offset, frame_len).map(Network::Ipv6),
+        ethertype::ARP => ArpView::new(rest).ok().map(|_| Network::Arp),
+        _ => None,
+    }
 }
 
 impl Link {
@@ -102,15 +127,15 @@ fn behind_tags(mut ethertype: u16, payload: &[u8]) -> (Option<VlanTag>, u16, u16
 /// Reads a packet of `len` octets that starts with `packet`; offsets count from its first octet.
 pub(crate) fn packet(ethertype: u16, packet: &[u8], len: usize) -> Network {
     match ethertype {
-        ethertype::IPV4 => ipv4::<true>(packet, 0, len).map(Network::Ipv4),
-        ethertype::IPV6 => ipv6::<true>(packet, 0, len).map(Network::Ipv6),
+        ethertype::IPV4 => ipv4::<PACKET>(packet, 0, len).map(Network::Ipv4),
+        ethertype::IPV6 => ipv6::<PACKET>(packet, 0, len).map(Network::Ipv6),
         _ => None,
     }
     .unwrap_or(Network::Other)
 }
 
-/// A copy of its own for each caller, `parse` and `packet`: one that is shared costs the former half as much again.
-fn ipv4<const INNER: bool>(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
+/// A copy of its own for each caller, `parse`, `parse_into` and `packet`: one that is shared costs the first half as much again.
+fn ipv4<const CALLER: u8>(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
     let view = Ipv4View::new(packet).ok()?;
     let available = frame_len.checked_sub(offset)?;
     let len = match usize::from(view.total_len()) {
@@ -138,7 +163,7 @@ fn ipv4<const INNER: bool>(packet: &[u8], offset: usize, frame_len: usize) -> Op
 }
 
 /// As [`ipv4`].
-fn ipv6<const INNER: bool>(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
+fn ipv6<const CALLER: u8>(packet: &[u8], offset: usize, frame_len: usize) -> Option<IpMeta> {
     let view = Ipv6View::new(packet).ok()?;
     let available = frame_len.checked_sub(offset + Ipv6View::LEN)?;
     let len = match usize::from(view.payload_len()) {

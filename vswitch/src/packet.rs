@@ -10,6 +10,7 @@ use offload::{Checksum, FrameMeta, Link, Network, Offloads};
 
 use crate::frame::{Burst, Segment};
 use crate::port::PortId;
+use crate::ring::prefetch_tail;
 
 /// A frame on its way, after parsing. Plain data: its octets stay in the worker's [`Arena`].
 #[derive(Clone, Copy, Debug)]
@@ -97,8 +98,12 @@ impl Packet {
 
     /// Reads the headers that were not read yet.
     pub(crate) fn complete(&mut self, arena: &Arena) {
-        self.meta = self.whole_meta(arena);
-        self.is_parsed = true;
+        if !self.is_parsed {
+            let len = self.meta.frame_len as usize;
+            // Headers that were good before are good.
+            let _ = offload::parse_into(&mut self.meta, arena.head(self.octets), len);
+            self.is_parsed = true;
+        }
     }
 
     /// What all of its headers say.
@@ -163,6 +168,11 @@ impl Arena {
             left -= len;
             append(*segment, len, out);
         }
+    }
+
+    /// Has the processor fetch what of a packet's octets is in the sender's memory.
+    pub(crate) fn prefetch(&self, octets: Octets) {
+        prefetch_tail(self.tail(octets));
     }
 
     /// Makes a packet's octets private, so that what a filter judges is what is delivered.

@@ -68,6 +68,16 @@ pub(crate) struct Passed {
     pub(crate) rx: Vec<Packet>,
 }
 
+impl Passed {
+    /// Those that go this way.
+    const fn side(&mut self, direction: Direction) -> &mut Vec<Packet> {
+        match direction {
+            Direction::Tx => &mut self.tx,
+            Direction::Rx => &mut self.rx,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     /// The port's name.
@@ -151,9 +161,7 @@ impl Probe {
         let mut inner = self.inner.lock();
         inner.take_outbox(now, passed, carrier);
         let entered = entry(direction);
-        for packet in packets.iter() {
-            inner.observe(now, entered, direction, packet, carrier.arena);
-        }
+        inner.observe(now, entered, direction, packets, carrier.arena);
         let others = if inner.filter.is_some() {
             inner.judge(now, direction, packets, passed, carrier)
         } else {
@@ -334,19 +342,30 @@ const fn exit(direction: Direction) -> Point {
 }
 
 impl Inner {
-    fn observe(&mut self, now: Instant, point: Point, direction: Direction, packet: &Packet, arena: &Arena) {
+    fn observe(
+        &mut self,
+        now: Instant,
+        point: Point,
+        direction: Direction,
+        packets: &[Packet],
+        arena: &Arena,
+    ) {
         if self.is_watching()
             && let Some(watcher) = &mut self.watcher
         {
-            let meta = &packet.meta;
-            if meta.ip().is_some_and(|ip| ip.fragment) {
-                watcher.observe_fragment(now, point, direction, arena.head(packet.octets), meta);
-            } else {
-                watcher.observe(now, point, direction, meta);
+            for packet in packets {
+                let meta = &packet.meta;
+                if meta.ip().is_some_and(|ip| ip.fragment) {
+                    watcher.observe_fragment(now, point, direction, arena.head(packet.octets), meta);
+                } else {
+                    watcher.observe(now, point, direction, meta);
+                }
             }
         }
         for capture in &self.captures {
-            capture.take(now, point, direction, packet, arena);
+            for packet in packets {
+                capture.take(now, point, direction, packet, arena);
+            }
         }
     }
 
@@ -358,11 +377,9 @@ impl Inner {
         passed: &mut Passed,
         carrier: &Carrier<'_>,
     ) {
-        self.observe(now, exit(direction), direction, &packet, carrier.arena);
-        match direction {
-            Direction::Tx => passed.tx.push(packet),
-            Direction::Rx => passed.rx.push(packet),
-        }
+        let packets = std::slice::from_ref(&packet);
+        self.observe(now, exit(direction), direction, packets, carrier.arena);
+        passed.side(direction).push(packet);
     }
 
     /// Does what a filter said, in order. True when packets went to other lanes' outboxes.

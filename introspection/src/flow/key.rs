@@ -71,6 +71,28 @@ impl FlowKey {
         })
     }
 
+    /// Whether a frame that goes `direction` is of this flow, as [`FlowKey::of`] would say: without making a name for it, most of
+    /// which would be copied a few octets at a time and read again at once.
+    pub fn is_of(&self, meta: &FrameMeta, direction: Direction) -> bool {
+        let Some(ip) = meta.ip().filter(|ip| !ip.fragment) else {
+            return false;
+        };
+        let (protocol, src_port, dst_port) = match &ip.transport {
+            Transport::Tcp(tcp) => (TCP, tcp.src_port, tcp.dst_port),
+            Transport::Udp(udp) => (UDP, udp.src_port, udp.dst_port),
+            Transport::Icmp { .. } | Transport::Other => return false,
+        };
+        let (src, dst) = match direction {
+            Direction::Tx => (&self.local, &self.remote),
+            Direction::Rx => (&self.remote, &self.local),
+        };
+        self.protocol == protocol
+            && (src.port, dst.port) == (src_port, dst_port)
+            && self.vlan == meta.vlan.map_or(0, VlanTag::id)
+            && src.addr == ip.src
+            && dst.addr == ip.dst
+    }
+
     /// A made-up TCP flow, one for each number, to measure and to test with.
     #[doc(hidden)]
     pub fn sample(number: u16) -> Self {
@@ -124,6 +146,32 @@ mod tests {
         assert_eq!(there, back);
         assert_eq!(there.to_string(), "192.0.2.1:4000 - 192.0.2.2:80");
         assert_eq!(there.sender(Direction::Rx).port, 80);
+    }
+
+    #[test]
+    fn a_frame_is_of_the_flow_that_it_names() {
+        let metas = [
+            Segment::tx().meta(),
+            Segment::rx().meta(),
+            Segment::tx().port(9).meta(),
+            udp(b"x"),
+        ];
+        let mut fragment = udp(b"x");
+        if let Network::Ipv4(ip) = &mut fragment.network {
+            ip.fragment = true;
+        }
+        let mut tagged = Segment::tx().meta();
+        tagged.vlan = Some(VlanTag(7));
+        let frames = || {
+            let metas = metas.iter().chain([&fragment, &tagged]);
+            metas.flat_map(|meta| [(meta, Direction::Tx), (meta, Direction::Rx)])
+        };
+        for key in frames().filter_map(|(meta, direction)| FlowKey::of(meta, direction)) {
+            for (meta, direction) in frames() {
+                let named = FlowKey::of(meta, direction) == Some(key);
+                assert_eq!(key.is_of(meta, direction), named, "{key}: {meta:?} {direction:?}");
+            }
+        }
     }
 
     #[test]

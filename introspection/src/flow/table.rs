@@ -129,6 +129,11 @@ impl<T> FlowTable<T> {
         Some(Slot(at))
     }
 
+    /// The flow that was found last.
+    pub fn last(&self) -> Option<(&FlowKey, Slot)> {
+        self.last.as_ref().map(|(key, at)| (key, Slot(*at)))
+    }
+
     /// What is kept for a flow.
     pub fn get(&self, slot: Slot) -> Option<&T> {
         self.entries.get(slot.0 as usize)?.value.as_ref()

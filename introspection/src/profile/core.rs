@@ -108,13 +108,18 @@ impl<S: Default> Core<S> {
     ) -> Option<(Slot, TcpMeta)> {
         let now = self.tick(now);
         self.counters.frames += 1;
-        let Some(key) = FlowKey::of(frame.meta, frame.direction) else {
-            if self.passes_without_flow(now, frame, actions) {
-                actions.push(Action::Forward(frame.id));
-            }
-            return None;
-        };
-        let slot = self.slot(now, key, frame, actions);
+        let last = self.table.last();
+        let (key, slot) =
+            if let Some((key, slot)) = last.filter(|(key, _)| key.is_of(frame.meta, frame.direction)) {
+                (*key, slot)
+            } else if let Some(key) = FlowKey::of(frame.meta, frame.direction) {
+                (key, self.slot(now, key, frame, actions))
+            } else {
+                if self.passes_without_flow(now, frame, actions) {
+                    actions.push(Action::Forward(frame.id));
+                }
+                return None;
+            };
         if !self.passes(now, slot, &key, frame, actions) {
             self.tell(slot, frame.id, actions);
             return None;

@@ -7,7 +7,7 @@ use offload::{TcpFlags, TcpMeta};
 
 use super::Caps;
 use crate::flow::FlowKey;
-use crate::rules::{Compiled, Place, RuleMatch, RuleSet, State, Verdict};
+use crate::rules::{Compiled, Place, RuleMatch, RuleSet, Seen, Verdict};
 use crate::stream::{Budget, Judging, Stream};
 use crate::{Action, Direction, FilterCounters, FrameRef, Instant, Needs};
 
@@ -38,7 +38,7 @@ pub(super) struct Judge {
     rules: Option<Arc<RuleSet>>,
     generation: u32,
     budget: Budget,
-    scratch: State,
+    scratch: Seen,
     recent: VecDeque<RuleMatch>,
 }
 
@@ -48,7 +48,7 @@ impl Judge {
             rules: rules.filter(|rules| !rules.is_empty()),
             generation: 0,
             budget: Budget::new(caps.stream_octets, caps.total_stream_octets),
-            scratch: State::default(),
+            scratch: Seen::new(),
             recent: VecDeque::new(),
         }
     }

@@ -13,7 +13,9 @@ use regex_automata::{Anchored, MatchKind};
 use regex_syntax::hir::literal::{ExtractKind, Extractor};
 use regex_syntax::hir::{Hir, Look};
 
+use super::matcher::Behind;
 use super::sampler::Sampler;
+use super::steps::step;
 
 /// Octets of one automaton at most.
 const DFA_SIZE: usize = 4 << 20;
@@ -200,7 +202,13 @@ impl Expressions {
     ///
     /// The automaton knows of a match one octet later, or when it is told that the text ends. So at the end of `octets` it is
     /// asked what would be if nothing came, and a match that this tells is passed over when the next octet tells it again.
-    pub(super) fn scan(&self, state: &mut u32, octets: &[u8], found: &mut dyn FnMut(u32) -> bool) -> usize {
+    pub(super) fn scan(
+        &self,
+        state: &mut u32,
+        octets: &[u8],
+        behind: Behind,
+        found: &mut dyn FnMut(u32) -> bool,
+    ) -> usize {
         let mut at = StateID::new_unchecked((*state & !TOLD) as usize);
         let mut told = *state & TOLD != 0;
         let mut place = 0;
@@ -209,12 +217,13 @@ impl Expressions {
             if busy_until.is_none()
                 && let Some(sampler) = &self.sampler
             {
-                let candidate = sampler.next(octets, place);
+                let candidate = sampler.next(octets, place, behind);
                 place = candidate.from;
                 busy_until = Some(candidate.seen);
             }
             let mut idle = false;
             for octet in octets.get(place..).unwrap_or_default() {
+                step();
                 let next = self.dfa.next_state(at, *octet);
                 if self.dfa.is_special_state(next)
                     && self.dfa.is_match_state(next)

@@ -3,7 +3,9 @@
 use aho_corasick::automaton::{Automaton, StateID};
 use aho_corasick::{Anchored, MatchKind, dfa, nfa};
 
+use super::matcher::Behind;
 use super::sampler::Sampler;
+use super::steps::step;
 
 /// Up to this many pattern octets the automaton is a DFA: at most 1 KiB of memory for each octet, and twice as fast as the
 /// contiguous NFA that longer sets get.
@@ -70,10 +72,16 @@ impl Literals {
 
     /// Moves `state` over `octets`. Every pattern that ends at an octet is given to `found`; when that returns true for
     /// one, the scan stops behind the octet. Returns the octets scanned.
-    pub(super) fn scan(&self, state: &mut u32, octets: &[u8], found: &mut dyn FnMut(u32) -> bool) -> usize {
+    pub(super) fn scan(
+        &self,
+        state: &mut u32,
+        octets: &[u8],
+        behind: Behind,
+        found: &mut dyn FnMut(u32) -> bool,
+    ) -> usize {
         match &self.kind {
-            Kind::Dfa(dfa) => self.walk(dfa, state, octets, found),
-            Kind::Nfa(nfa) => self.walk(nfa, state, octets, found),
+            Kind::Dfa(dfa) => self.walk(dfa, state, octets, behind, found),
+            Kind::Nfa(nfa) => self.walk(nfa, state, octets, behind, found),
         }
     }
 
@@ -82,6 +90,7 @@ impl Literals {
         automaton: &A,
         state: &mut u32,
         octets: &[u8],
+        behind: Behind,
         found: &mut dyn FnMut(u32) -> bool,
     ) -> usize {
         let mut at = StateID::new_unchecked(*state as usize);
@@ -92,13 +101,14 @@ impl Literals {
             if busy_until.is_none()
                 && let Some(sampler) = &self.sampler
             {
-                let candidate = sampler.next(octets, place);
+                let candidate = sampler.next(octets, place, behind);
                 place = candidate.from;
                 busy_until = Some(candidate.seen);
             }
             let rest = octets.get(place..).unwrap_or_default();
             let mut idle = false;
             for octet in rest {
+                step();
                 at = automaton.next_state(Anchored::No, at, *octet);
                 place += 1;
                 if automaton.is_special(at) && automaton.is_match(at) && self.tell(automaton, at, found) {
@@ -175,7 +185,7 @@ mod tests {
             let mut rest = text.as_slice();
             for cut in cuts.into_iter().chain([usize::MAX]) {
                 let (piece, behind) = rest.split_at(cut.min(rest.len()));
-                literals.scan(&mut state, piece, &mut |number| {
+                literals.scan(&mut state, piece, Behind::More, &mut |number| {
                     found.push(number);
                     false
                 });
@@ -186,9 +196,16 @@ mod tests {
                 let ends = numbered.iter().filter(|(_, pattern)| text[..end].ends_with(pattern));
                 expected.extend(ends.map(|(number, _)| *number));
             }
-            found.sort_unstable();
-            expected.sort_unstable();
-            prop_assert_eq!(found, expected);
+            let mut in_whole = Vec::new();
+            literals.scan(&mut literals.start(), &text, Behind::Nothing, &mut |number| {
+                in_whole.push(number);
+                false
+            });
+            for found in [&mut found, &mut in_whole, &mut expected] {
+                found.sort_unstable();
+            }
+            prop_assert_eq!(&found, &expected);
+            prop_assert_eq!(in_whole, expected);
         }
     }
 }

@@ -13,8 +13,19 @@ const SHORT: usize = 8;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
     machines: SmallVec<[u32; 4]>,
-    /// Rule and set of its parts.
-    pub(super) seen: SmallVec<[(u32, u32); 0]>,
+    pub(super) seen: Seen,
+}
+
+/// What rules of several parts have seen: a rule, and the set of its parts.
+pub(crate) type Seen = SmallVec<[(u32, u32); 0]>;
+
+/// What stands behind octets that are scanned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Behind {
+    /// Perhaps more of the stream: the state is kept for it.
+    More,
+    /// Nothing, ever: a match that is not complete will not be, and the state is of no use any more.
+    Nothing,
 }
 
 /// A literal and the number of its part.
@@ -39,10 +50,16 @@ impl Machine {
         }
     }
 
-    fn scan(&self, state: &mut u32, octets: &[u8], found: &mut dyn FnMut(u32) -> bool) -> usize {
+    fn scan(
+        &self,
+        state: &mut u32,
+        octets: &[u8],
+        behind: Behind,
+        found: &mut dyn FnMut(u32) -> bool,
+    ) -> usize {
         match self {
-            Self::Literals(literals) => literals.scan(state, octets, found),
-            Self::Expressions(expressions) => expressions.scan(state, octets, found),
+            Self::Literals(literals) => literals.scan(state, octets, behind, found),
+            Self::Expressions(expressions) => expressions.scan(state, octets, behind, found),
         }
     }
 }
@@ -112,22 +129,39 @@ impl Matcher {
         &self,
         state: &mut State,
         octets: &[u8],
-        mut found: impl FnMut(u32, &mut SmallVec<[(u32, u32); 0]>) -> bool,
+        mut found: impl FnMut(u32, &mut Seen) -> bool,
     ) -> usize {
         let State { machines, seen } = state;
         let before: SmallVec<[u32; 4]> = SmallVec::from_slice(machines);
         let mut limit = octets.len();
         for (machine, at) in self.machines.iter().zip(machines.iter_mut()) {
             let reached = octets.get(..limit).unwrap_or_default();
-            limit = machine.scan(at, reached, &mut |part| found(part, seen));
+            limit = machine.scan(at, reached, Behind::More, &mut |part| found(part, seen));
         }
         if limit < octets.len() {
             // Some automata went past the octet at which a later one stopped: they go there once more.
             let reached = octets.get(..limit).unwrap_or_default();
             for ((machine, at), before) in self.machines.iter().zip(machines.iter_mut()).zip(before) {
                 *at = before;
-                machine.scan(at, reached, &mut |_| false);
+                machine.scan(at, reached, Behind::More, &mut |_| false);
             }
+        }
+        limit
+    }
+
+    /// The same for octets that nothing stands before or behind. What rules of several parts see goes to `seen`.
+    pub(super) fn scan_whole(
+        &self,
+        seen: &mut Seen,
+        octets: &[u8],
+        mut found: impl FnMut(u32, &mut Seen) -> bool,
+    ) -> usize {
+        seen.clear();
+        let mut limit = octets.len();
+        for machine in &self.machines {
+            let reached = octets.get(..limit).unwrap_or_default();
+            let mut at = machine.start();
+            limit = machine.scan(&mut at, reached, Behind::Nothing, &mut |part| found(part, seen));
         }
         limit
     }

@@ -12,6 +12,7 @@ mod matcher;
 mod rule;
 mod sampler;
 mod scope;
+mod steps;
 pub mod suricata;
 
 use std::collections::HashSet;
@@ -21,8 +22,8 @@ use crate::flow::FlowKey;
 use crate::{Direction, Instant};
 pub use error::{FaultyRule, RuleError};
 use expression::{Expression, Fault};
-pub(crate) use matcher::State;
 use matcher::{Literal, Matcher, MatcherError};
+pub(crate) use matcher::{Seen, State};
 pub use rule::{Rule, RuleAction, RuleFile, RulePart, RuleProtocol};
 pub(crate) use scope::Place;
 use scope::Scope;
@@ -79,6 +80,16 @@ pub(crate) struct Scanned {
     pub(crate) verdict: Verdict,
     /// More rules of several parts were begun than can be remembered.
     pub(crate) forgot: bool,
+}
+
+impl Scanned {
+    const fn nothing() -> Self {
+        Self {
+            octets: 0,
+            verdict: Verdict::Pass,
+            forgot: false,
+        }
+    }
 }
 
 /// A compiled rule.
@@ -193,41 +204,58 @@ impl RuleSet {
         octets: &[u8],
         mut found: impl FnMut(&Compiled),
     ) -> Scanned {
-        let mut verdict = Verdict::Pass;
-        let mut forgot = false;
-        let scanned = self.matcher.scan(state, octets, |part, seen| {
-            let Some(part) = self.parts.get(part as usize) else {
-                return false;
-            };
-            let Some(rule) = self.rules.get(part.rule as usize) else {
-                return false;
-            };
-            if self
-                .scopes
-                .get(rule.scope)
-                .is_some_and(|scope| scope.includes(place))
-                && completes(*part, rule.parts, seen, &mut forgot)
-            {
-                found(rule);
-                verdict = verdict.max(rule.verdict());
-            }
-            verdict != Verdict::Pass
+        let mut scanned = Scanned::nothing();
+        scanned.octets = self.matcher.scan(state, octets, |part, seen| {
+            self.tell(place, part, seen, &mut scanned, &mut found)
         });
-        Scanned {
-            octets: scanned,
-            verdict,
-            forgot,
+        scanned
+    }
+
+    /// Scans octets that are all there is; `seen` is a place for what rules of several parts see.
+    pub(crate) fn scan_whole(
+        &self,
+        place: Place<'_>,
+        seen: &mut Seen,
+        octets: &[u8],
+        mut found: impl FnMut(&Compiled),
+    ) -> Scanned {
+        let mut scanned = Scanned::nothing();
+        scanned.octets = self.matcher.scan_whole(seen, octets, |part, seen| {
+            self.tell(place, part, seen, &mut scanned, &mut found)
+        });
+        scanned
+    }
+
+    /// Takes note of a part that was met. True when that denies what follows.
+    fn tell(
+        &self,
+        place: Place<'_>,
+        part: u32,
+        seen: &mut Seen,
+        scanned: &mut Scanned,
+        found: &mut impl FnMut(&Compiled),
+    ) -> bool {
+        let Some(part) = self.parts.get(part as usize) else {
+            return false;
+        };
+        let Some(rule) = self.rules.get(part.rule as usize) else {
+            return false;
+        };
+        if self
+            .scopes
+            .get(rule.scope)
+            .is_some_and(|scope| scope.includes(place))
+            && completes(*part, rule.parts, seen, &mut scanned.forgot)
+        {
+            found(rule);
+            scanned.verdict = scanned.verdict.max(rule.verdict());
         }
+        scanned.verdict != Verdict::Pass
     }
 }
 
 /// Whether this part was the last one that its rule waited for; then the rule begins anew.
-fn completes(
-    part: Part,
-    all: u32,
-    seen: &mut smallvec::SmallVec<[(u32, u32); 0]>,
-    forgot: &mut bool,
-) -> bool {
+fn completes(part: Part, all: u32, seen: &mut Seen, forgot: &mut bool) -> bool {
     if part.bit == all {
         return true;
     }

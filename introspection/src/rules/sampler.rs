@@ -2,13 +2,17 @@
 //!
 //! Every match of a set begins with one of its *prefixes*, none of which is shorter than `m` octets. Any `m` octets have
 //! `s = m - 3` groups of four in them, so whoever looks at every `s`-th group of a text meets one of each match. All groups
-//! of the prefixes' first `m` octets are noted, in a table of bits by a hash and in a table by themselves; a text whose groups
+//! of the prefixes' first `m` octets are noted, in a table of marks by a hash and in a table by themselves; a text whose groups
 //! are not there holds no match. (The idea is Wu and Manber's, "A Fast Algorithm for Multi-Pattern Searching", 1994.) Bit 5 of each octet is
 //! set before, so letters of both cases are one: that can only bring more candidates, never lose one.
 //!
 //! Four groups are looked up at once, which do not wait for each other; the stride is a constant there, so it is rounded down to one that has
-//! code. At the end of a text, where a match may have begun whose groups are still to come, every place is looked up: an automaton reads
+//! code. What bounds that is the number of instructions: a mark is an octet, for a bit would have to be shifted out of its word, which takes
+//! as long as all the rest. At the end of a text, where a match may have begun whose groups are still to come, every place is looked up: an automaton reads
 //! only from where one of the set's groups stands, or the last three octets.
+
+use super::matcher::Behind;
+use super::steps::step;
 
 /// Octets of a group.
 const GROUP: usize = 4;
@@ -16,21 +20,29 @@ const GROUP: usize = 4;
 const TOGETHER: usize = 4;
 /// Strides, ascending.
 const STRIDES: [usize; 14] = [1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 24, 32];
-/// Words of the table of bits, 32 KiB: it shall stay in a processor's nearest cache.
-const WORDS: usize = 8192;
-/// Groups of a set at most: then a quarter of the bits is set.
-const MAX_GROUPS: usize = WORDS * 32 / 4;
+/// Marks of a set with few groups, 16 KiB: they shall stay in a processor's nearest cache with the text.
+const FEW: usize = 1 << 14;
+/// Marks of a set with many groups: they stay in the second cache.
+const MANY: usize = 1 << 18;
+/// Groups of a set at most: then a quarter of the marks is set.
+const MAX_GROUPS: usize = MANY / 4;
 const LOWER: u32 = 0x2020_2020;
 
 /// The groups that a match may begin with.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    /// A bit for each group, by its hash.
-    words: Box<[u32; WORDS]>,
+    marks: Marks,
     /// The groups themselves, each at the first free place from its hash on; half of the places are 0, which is no group.
     groups: Box<[u32]>,
     shift: u32,
     stride: usize,
+}
+
+/// By a group's hash, 1 if it may be one of the set's, else 0.
+#[derive(Debug)]
+enum Marks {
+    Few(Box<[u8; FEW]>),
+    Many(Box<[u8; MANY]>),
 }
 
 /// Where an automaton in its initial state has to go on.
@@ -56,9 +68,15 @@ impl Sampler {
                 .into_iter()
                 .flat_map(|prefix| prefix.windows(GROUP).take(stride))
         };
-        let places = (noted().count() * 2).next_power_of_two().max(2);
+        let count = noted().count();
+        let places = (count * 2).next_power_of_two().max(2);
+        let marks = if count <= FEW / 16 {
+            Marks::Few(vec![0; FEW].into_boxed_slice().try_into().ok()?)
+        } else {
+            Marks::Many(vec![0; MANY].into_boxed_slice().try_into().ok()?)
+        };
         let mut sampler = Self {
-            words: vec![0; WORDS].into_boxed_slice().try_into().ok()?,
+            marks,
             groups: vec![0; places].into(),
             shift: 32 - places.trailing_zeros(),
             stride,
@@ -69,9 +87,10 @@ impl Sampler {
         Some(sampler)
     }
 
-    /// Finds the next place at or behind `from` where a match may begin, as far as `octets` tell. The last three octets are always a
-    /// candidate: what group they begin is not known yet.
-    pub(super) fn next(&self, octets: &[u8], from: usize) -> Candidate {
+    /// Finds the next place at or behind `from` where a match may begin, as far as `octets` tell. If more may follow, the last three
+    /// octets are always a candidate: what group they begin is not known yet. If not, a match stands in the text as a whole, with one of
+    /// the groups that were looked up, and the end needs no look of its own.
+    pub(super) fn next(&self, octets: &[u8], from: usize, behind: Behind) -> Candidate {
         let mut at = from;
         while let Some(rest) = octets.get(at..) {
             let Some(groups) = self.skip(rest) else {
@@ -87,6 +106,12 @@ impl Sampler {
             }
             at += self.stride;
         }
+        if behind == Behind::Nothing {
+            return Candidate {
+                from: octets.len(),
+                seen: usize::MAX,
+            };
+        }
         let earliest = (at + 1).saturating_sub(self.stride).max(from).min(octets.len());
         let end = octets.get(earliest..).unwrap_or_default();
         let begun = end.windows(GROUP).position(|group| self.has(fold(group)));
@@ -98,56 +123,30 @@ impl Sampler {
 
     /// How many of the groups at each stride of a text are surely none of the set's; `None` for all.
     fn skip(&self, text: &[u8]) -> Option<usize> {
-        match self.stride {
-            4 => self.skip_by::<4>(text),
-            5 => self.skip_by::<5>(text),
-            6 => self.skip_by::<6>(text),
-            7 => self.skip_by::<7>(text),
-            8 => self.skip_by::<8>(text),
-            10 => self.skip_by::<10>(text),
-            12 => self.skip_by::<12>(text),
-            16 => self.skip_by::<16>(text),
-            20 => self.skip_by::<20>(text),
-            24 => self.skip_by::<24>(text),
-            32 => self.skip_by::<32>(text),
-            stride => self.skip_each(text, stride),
+        match &self.marks {
+            Marks::Few(marks) => skip(marks, text, self.stride),
+            Marks::Many(marks) => skip(marks, text, self.stride),
         }
     }
 
-    /// [`Sampler::skip`] for a stride of at least a group.
-    fn skip_by<const STRIDE: usize>(&self, text: &[u8]) -> Option<usize> {
-        let (strides, _) = text.as_chunks::<STRIDE>();
-        let (blocks, _) = strides.as_chunks::<TOGETHER>();
-        let may_have = |block: &[[u8; STRIDE]; TOGETHER]| {
-            let hints = block.each_ref().map(|stride| self.hint(fold(stride)));
-            hints.into_iter().fold(0, |any, hint| any | hint) & 1 != 0
-        };
-        let clear = blocks.iter().position(may_have).unwrap_or(blocks.len()) * TOGETHER;
-        let rest = text.get(clear * STRIDE..)?;
-        Some(clear + self.skip_each(rest, STRIDE)?)
-    }
-
-    fn skip_each(&self, text: &[u8], stride: usize) -> Option<usize> {
-        text.windows(GROUP)
-            .step_by(stride)
-            .position(|group| self.hint(fold(group)) & 1 != 0)
-    }
-
-    /// A number that is odd if the group may be one of the set's.
-    #[inline]
-    fn hint(&self, group: u32) -> u32 {
-        let hash = hash(group);
-        self.words[(hash >> 19) as usize % WORDS] >> (hash >> 14 & 31)
+    /// Other than 0 if the group may be one of the set's.
+    fn mark(&self, group: u32) -> u8 {
+        match &self.marks {
+            Marks::Few(marks) => mark(marks, group),
+            Marks::Many(marks) => mark(marks, group),
+        }
     }
 
     /// Whether the group is one of the set's.
     fn has(&self, group: u32) -> bool {
-        self.hint(group) & 1 != 0 && self.groups.get(self.find(group)) == Some(&group)
+        self.mark(group) != 0 && self.groups.get(self.find(group)) == Some(&group)
     }
 
     fn note(&mut self, group: u32) {
-        let hash = hash(group);
-        self.words[(hash >> 19) as usize % WORDS] |= 1 << (hash >> 14 & 31);
+        match &mut self.marks {
+            Marks::Few(marks) => marks[place(marks, group)] = 1,
+            Marks::Many(marks) => marks[place(marks, group)] = 1,
+        }
         let at = self.find(group);
         if let Some(place) = self.groups.get_mut(at) {
             *place = group;
@@ -162,10 +161,63 @@ impl Sampler {
             .get(at)
             .is_some_and(|other| *other != 0 && *other != group)
         {
+            step();
             at = (at + 1) % self.groups.len();
         }
         at
     }
+}
+
+/// [`Sampler::skip`] by one of the tables.
+fn skip<const MARKS: usize>(marks: &[u8; MARKS], text: &[u8], stride: usize) -> Option<usize> {
+    match stride {
+        4 => skip_by::<4, MARKS>(marks, text),
+        5 => skip_by::<5, MARKS>(marks, text),
+        6 => skip_by::<6, MARKS>(marks, text),
+        7 => skip_by::<7, MARKS>(marks, text),
+        8 => skip_by::<8, MARKS>(marks, text),
+        10 => skip_by::<10, MARKS>(marks, text),
+        12 => skip_by::<12, MARKS>(marks, text),
+        16 => skip_by::<16, MARKS>(marks, text),
+        20 => skip_by::<20, MARKS>(marks, text),
+        24 => skip_by::<24, MARKS>(marks, text),
+        32 => skip_by::<32, MARKS>(marks, text),
+        stride => skip_each(marks, text, stride),
+    }
+}
+
+/// [`skip`] for a stride of at least a group.
+fn skip_by<const STRIDE: usize, const MARKS: usize>(marks: &[u8; MARKS], text: &[u8]) -> Option<usize> {
+    let (strides, _) = text.as_chunks::<STRIDE>();
+    let (blocks, _) = strides.as_chunks::<TOGETHER>();
+    let may_have = |block: &[[u8; STRIDE]; TOGETHER]| {
+        let mut any = 0;
+        for stride in block {
+            any |= mark(marks, fold(stride));
+        }
+        any != 0
+    };
+    let clear = blocks.iter().position(may_have).unwrap_or(blocks.len()) * TOGETHER;
+    let rest = text.get(clear * STRIDE..)?;
+    Some(clear + skip_each(marks, rest, STRIDE)?)
+}
+
+fn skip_each<const MARKS: usize>(marks: &[u8; MARKS], text: &[u8], stride: usize) -> Option<usize> {
+    text.windows(GROUP)
+        .step_by(stride)
+        .position(|group| mark(marks, fold(group)) != 0)
+}
+
+#[inline]
+fn mark<const MARKS: usize>(marks: &[u8; MARKS], group: u32) -> u8 {
+    step();
+    marks[place(marks, group)]
+}
+
+/// Where a group's mark stands.
+#[inline]
+const fn place<const MARKS: usize>(_: &[u8; MARKS], group: u32) -> usize {
+    (hash(group) >> (32 - MARKS.trailing_zeros())) as usize % MARKS
 }
 
 /// The first octets as a group without regard to case; never 0.
@@ -210,7 +262,7 @@ mod tests {
             // Wherever a candidate is passed by, the place where the prefix begins is not.
             let mut at = from;
             loop {
-                let found = sampler.next(&text, at);
+                let found = sampler.next(&text, at, Behind::More);
                 prop_assert!(found.from >= at && found.from <= before.len());
                 if found.seen == usize::MAX || found.from >= before.len() {
                     break;

@@ -438,6 +438,9 @@ proptest! {
         let found = count(&pieces);
         let single: Vec<&[u8]> = octets.chunks(1).collect();
         prop_assert_eq!(&found, &count(&[octets]));
+        let mut whole = std::collections::BTreeMap::new();
+        set.scan_whole(place(&flow), &mut Seen::new(), octets, |rule| *whole.entry(rule.name.to_string()).or_insert(0) += 1);
+        prop_assert_eq!(&found, &whole);
         prop_assert_eq!(&found, &count(&single));
         let literals: std::collections::BTreeMap<String, i32> =
             found.into_iter().filter(|(name, _)| name != "regex" && name != "slow").collect();

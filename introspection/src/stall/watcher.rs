@@ -106,14 +106,31 @@ impl StallWatcher {
 
     /// Takes note of a frame that goes `direction` and is at `point` now. Every frame is to be shown twice, where it
     /// enters the filter and where it leaves, unless the filter drops it.
+    #[inline]
     pub fn observe(&mut self, now: Instant, point: Point, direction: Direction, meta: &FrameMeta) {
-        let Some(tcp) = meta.tcp() else { return };
-        let Some(key) = FlowKey::of(meta, direction) else {
+        if let Some(tcp) = meta.tcp() {
+            self.observe_segment(now, point, direction, meta, tcp);
+        }
+    }
+
+    fn observe_segment(
+        &mut self,
+        now: Instant,
+        point: Point,
+        direction: Direction,
+        meta: &FrameMeta,
+        tcp: &TcpMeta,
+    ) {
+        let last = self.flows.last();
+        let (key, slot) = if let Some((key, slot)) = last.filter(|(key, _)| key.is_of(meta, direction)) {
+            (*key, slot)
+        } else if let Some(key) = FlowKey::of(meta, direction) {
+            (key, self.slot(now, key))
+        } else {
             return;
         };
         self.clock = self.clock.max(now);
         let frame = sighting(self.clock, tcp);
-        let slot = self.slot(key);
         self.touch(slot, tcp.flags);
         let Some(connection) = self.flows.get_mut(slot) else {
             return;
@@ -222,7 +239,7 @@ impl StallWatcher {
         self.flows.len()
     }
 
-    fn slot(&mut self, key: FlowKey) -> Slot {
+    fn slot(&mut self, now: Instant, key: FlowKey) -> Slot {
         if let Some(slot) = self.flows.find(&key) {
             return slot;
         }
@@ -231,7 +248,7 @@ impl StallWatcher {
             rx: Lane::new(Direction::Rx),
             last: Recent::default(),
         };
-        self.flows.insert(self.clock, key, connection, |_| {})
+        self.flows.insert(self.clock.max(now), key, connection, |_| {})
     }
 
     fn touch(&mut self, slot: Slot, flags: TcpFlags) {

@@ -12,7 +12,7 @@
 mod early;
 mod history;
 
-use crate::rules::{Compiled, Place, RuleSet, State, Verdict};
+use crate::rules::{Compiled, Place, RuleSet, Scanned, Seen, State, Verdict};
 use crate::seq::{before, distance, later};
 use early::{Early, Kept};
 use history::{History, IDLE_CAPACITY};
@@ -93,8 +93,8 @@ pub(crate) struct Judging<'a> {
     pub(crate) rules: &'a RuleSet,
     pub(crate) place: Place<'a>,
     pub(crate) budget: &'a mut Budget,
-    /// A state for octets that are judged by themselves.
-    pub(crate) scratch: &'a mut State,
+    /// A place for what rules of several parts see in octets that are judged by themselves.
+    pub(crate) scratch: &'a mut Seen,
     pub(crate) found: &'a mut dyn FnMut(&Compiled),
     /// Octets went through the automaton.
     pub(crate) octets: u64,
@@ -107,6 +107,10 @@ pub(crate) struct Judging<'a> {
 impl Judging<'_> {
     fn scan(&mut self, state: &mut State, octets: &[u8]) -> (usize, Verdict) {
         let scanned = self.rules.scan(self.place, state, octets, &mut *self.found);
+        self.note(scanned)
+    }
+
+    fn note(&mut self, scanned: Scanned) -> (usize, Verdict) {
         self.octets += scanned.octets as u64;
         self.failed_open |= scanned.forgot;
         (scanned.octets, scanned.verdict)
@@ -114,11 +118,10 @@ impl Judging<'_> {
 
     /// Judges octets that are all there is.
     pub(crate) fn whole(&mut self, octets: &[u8]) -> Verdict {
-        let mut state = core::mem::take(self.scratch);
-        self.rules.restart(&mut state);
-        let (_, verdict) = self.scan(&mut state, octets);
-        *self.scratch = state;
-        verdict
+        let scanned = self
+            .rules
+            .scan_whole(self.place, self.scratch, octets, &mut *self.found);
+        self.note(scanned).1
     }
 
     /// Judges octets by themselves: what cannot be judged in its place at least must not match alone.

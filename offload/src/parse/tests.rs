@@ -34,7 +34,15 @@ fn tcp_header(flags: u8) -> Vec<u8> {
 }
 
 fn parse_whole(frame: &[u8]) -> FrameMeta {
-    parse(frame, frame.len()).expect("the Ethernet header is whole")
+    let meta = parse(frame, frame.len()).expect("the Ethernet header is whole");
+    let mut place = FrameMeta {
+        vlan: Some(VlanTag(9)),
+        network: Network::Arp,
+        ..FrameMeta::NOTHING
+    };
+    assert_eq!(parse_into(&mut place, frame, frame.len()), Ok(()));
+    assert_eq!(place, meta, "whatever stood there before");
+    meta
 }
 
 #[test]

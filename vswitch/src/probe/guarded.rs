@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use introspection::Filter;
+use introspection::{Filter, Instant};
 
 use crate::clock;
 
@@ -30,6 +30,8 @@ pub(super) struct Guarded {
     budget: Duration,
     over: u64,
     in_a_row: u32,
+    /// When the last call ended.
+    ended: Instant,
 }
 
 impl Guarded {
@@ -39,6 +41,7 @@ impl Guarded {
             budget: budget.unwrap_or(BUDGET),
             over: 0,
             in_a_row: 0,
+            ended: Instant(0),
         }
     }
 
@@ -51,14 +54,21 @@ impl Guarded {
         self.over
     }
 
+    /// When it was last done with a burst; when that began, if it panicked.
+    pub(super) const fn ended(&self) -> Instant {
+        self.ended
+    }
+
     /// Has the filter do some work for a burst.
     pub(super) fn attempt(&mut self, work: impl FnOnce(&mut dyn Filter)) -> Result<(), Failure> {
         let since = clock::now();
+        self.ended = since;
         let filter = self.filter.as_mut();
         // What the filter leaves behind when it panics is never looked at again.
         catch_unwind(AssertUnwindSafe(|| work(filter)))
             .map_err(|panic| Failure::Panicked(format!("panicked: {}", message(panic.as_ref()))))?;
-        let spent = clock::now() - since;
+        self.ended = clock::now();
+        let spent = self.ended - since;
         if spent <= self.budget {
             self.in_a_row = 0;
             return Ok(());

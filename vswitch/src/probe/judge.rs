@@ -4,7 +4,7 @@ use introspection::{Action, Direction, Filter, FrameId, FrameRef, Instant, Needs
 use offload::{Network, Transport};
 
 use super::guarded::Failure;
-use super::{Carrier, Inner, Passed};
+use super::{Carrier, Inner, Passed, exit};
 use crate::clock;
 use crate::frame::BURST;
 use crate::packet::{Arena, Packet};
@@ -22,23 +22,52 @@ impl Inner {
         let first = self.next_id;
         let mut actions = std::mem::take(&mut self.actions);
         let failure = self.show(now, direction, packets, carrier.arena, &mut actions);
-        let spent = clock::now().since(now);
+        let spent = self.filter.as_ref().map_or(0, |filter| filter.ended().since(now));
         for packet in packets.iter_mut() {
             packet.times.filter += spent;
         }
         let usable = self.filter.as_ref().filter(|_| !is_panic(failure.as_ref()));
         let parts = usable.and_then(|filter| filter.get().parts());
         self.account.judged(spent, parts.map_or(&[], |work| &work.judged));
-        let batch = Batch {
-            first,
-            direction,
-            packets,
+        let others = if all_pass(first, packets.len(), &actions) {
+            actions.clear();
+            self.pass_all(now, direction, packets, passed, carrier.arena);
+            false
+        } else {
+            fail_open(first, packets.len(), &mut actions);
+            let batch = Batch {
+                first,
+                direction,
+                packets,
+            };
+            self.carry_out(now, &mut actions, Some(&batch), passed, Some(carrier))
         };
-        let others = self.carry_out(now, &mut actions, Some(&batch), passed, Some(carrier));
         self.account.settle();
         packets.clear();
         self.actions = actions;
         self.take_out(now, failure) || others
+    }
+
+    /// Lets a whole batch go on, which is what becomes of most, without asking for each packet what the filter said.
+    fn pass_all(
+        &mut self,
+        now: Instant,
+        direction: Direction,
+        packets: &mut Vec<Packet>,
+        passed: &mut Passed,
+        arena: &Arena,
+    ) {
+        for packet in packets.iter() {
+            let octets = arena.head(packet.octets);
+            self.account.forwarded(now, packet, octets, direction);
+        }
+        self.observe(now, exit(direction), direction, packets, arena);
+        let out = passed.side(direction);
+        if out.is_empty() {
+            std::mem::swap(out, packets);
+        } else {
+            out.append(packets);
+        }
     }
 
     /// Shows packets to the filter.
@@ -57,32 +86,25 @@ impl Inner {
             .as_ref()
             .is_some_and(|filter| filter.get().needs() == Needs::Payload);
         if payload {
-            for packet in packets.iter_mut() {
-                arena.make_private(packet);
-                read_on(packet, arena);
-            }
+            make_private(packets, arena);
         }
-        let mut frames = arrayvec::ArrayVec::<FrameRef<'_>, BURST>::new();
-        for (packet, id) in packets.iter().zip(first..) {
-            let judged = if payload { payload_of(packet, arena) } else { &[] };
-            let frame = FrameRef {
+        let frames: arrayvec::ArrayVec<FrameRef<'_>, BURST> = packets
+            .iter()
+            .zip(first..)
+            .take(BURST)
+            .map(|(packet, id)| FrameRef {
                 id: FrameId(id),
                 direction,
                 meta: &packet.meta,
-                payload: judged,
+                payload: if payload { payload_of(packet, arena) } else { &[] },
                 gso_size: packet.gso_size(),
-            };
-            if frames.try_push(frame).is_err() {
-                break;
-            }
-        }
+            })
+            .collect();
         let stamped = packets.iter().any(|packet| packet.times.is_stamped());
-        let failure = self.attempt(actions, |filter, actions| {
+        self.attempt(actions, |filter, actions| {
             filter.measure(stamped.then_some(clock::now));
             filter.inspect(now, &frames, actions);
-        });
-        fail_open(first, frames.len(), actions);
-        failure
+        })
     }
 
     /// Has the filter do something. If it panics, what it said is forgotten, and all that is held is let go instead.
@@ -152,6 +174,15 @@ impl Batch<'_> {
     }
 }
 
+/// Whether a filter let all packets of a batch pass, in their order, and said nothing else.
+fn all_pass(first: u64, packets: usize, actions: &[Action]) -> bool {
+    actions.len() == packets
+        && actions
+            .iter()
+            .zip(first..)
+            .all(|(action, id)| *action == Action::Forward(FrameId(id)))
+}
+
 /// Forwards the frames of a batch, at most [`BURST`] from `first` on, that a filter has said nothing of.
 fn fail_open(first: u64, frames: usize, actions: &mut Vec<Action>) {
     let mut judged = 0_u64;
@@ -167,6 +198,18 @@ fn fail_open(first: u64, frames: usize, actions: &mut Vec<Action>) {
         if judged & 1 << at == 0 {
             actions.push(Action::Forward(FrameId(first + at)));
         }
+    }
+}
+
+/// Copies packets out of their sender's reach. While one is copied, the next one's octets are fetched.
+fn make_private(packets: &mut [Packet], arena: &mut Arena) {
+    let mut packets = packets.iter_mut().peekable();
+    while let Some(packet) = packets.next() {
+        if let Some(next) = packets.peek() {
+            arena.prefetch(next.octets);
+        }
+        arena.make_private(packet);
+        read_on(packet, arena);
     }
 }
 

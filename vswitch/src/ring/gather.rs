@@ -76,8 +76,19 @@ impl<'a> Reader<'a> {
 /// Fetches the first cache lines of `len` octets ahead, to be written; any address will do.
 #[inline]
 pub(super) fn prefetch_to_write(at: *const u8, len: u64) {
+    prefetch_lines_to_write(at, 0..len.min(WRITTEN_AHEAD));
+}
+
+/// Fetches what [`prefetch_to_write`] leaves of `len` octets, up to most frames' whole.
+#[inline]
+pub(super) fn prefetch_rest_to_write(at: *const u8, len: u64) {
+    prefetch_lines_to_write(at, WRITTEN_AHEAD..len.min(READ_AHEAD.into()));
+}
+
+#[inline]
+fn prefetch_lines_to_write(at: *const u8, octets: core::ops::Range<u64>) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..len.min(WRITTEN_AHEAD)).step_by(64) {
+    for line in octets.step_by(64) {
         let at = at.wrapping_add(line as usize);
         // SAFETY: a prefetch is a hint that never faults, whatever the address. Processors without the instruction take it for
         // one that does nothing (AMD64 manual, volume 3, PREFETCHW). It touches no register and no memory that Rust knows of.
@@ -86,7 +97,7 @@ pub(super) fn prefetch_to_write(at: *const u8, len: u64) {
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, len);
+    let _ = (at, octets);
 }
 
 /// Octets of a buffer that are fetched ahead to be written; the processor sees by itself how it goes on.
@@ -98,7 +109,7 @@ const READ_AHEAD: u32 = 1536;
 /// Fetches the start of what a copy will read next. Left to the processor, which sees a pattern only after some lines of each frame, those
 /// lines are waited for.
 #[inline]
-pub(super) fn prefetch_tail(tail: &[Segment]) {
+pub(crate) fn prefetch_tail(tail: &[Segment]) {
     let Some(first) = tail.first() else { return };
     for line in (0..first.len.min(READ_AHEAD)).step_by(64) {
         prefetch(first.ptr.wrapping_add(line as usize));

@@ -55,6 +55,7 @@ use std::sync::Arc;
 pub use chain::CHAIN_LIMIT;
 pub use device::DeviceRing;
 pub use fault::RingFault;
+pub(crate) use gather::prefetch_tail;
 pub use split::passed;
 
 use self::packed::Packed;

@@ -82,6 +82,10 @@ impl<F: Format> DeviceRing<F> {
         for (at, (frame, buffer)) in frames.iter().zip(buffers).enumerate() {
             if let Some(next) = frames.get(at + 1) {
                 gather::prefetch_tail(next.tail);
+                // A private frame is in a cache near by, and what is waited for is the buffer.
+                if let Some(buffer) = buffers.get(at + 1).filter(|_| next.tail.is_empty()) {
+                    gather::prefetch_rest_to_write(buffer.segment.ptr, next.len.into());
+                }
             }
             let len = frame.len as usize;
             let head = frame.head.get(..len).unwrap_or(frame.head);

@@ -239,7 +239,7 @@ impl Carriage {
             .probe
             .pass(Direction::Tx, &mut self.packets, &mut self.passed, &mut carrier);
         self.heed(wakes, port);
-        self.packets.append(&mut self.passed.tx);
+        std::mem::swap(&mut self.packets, &mut self.passed.tx);
         self.deliver_passed(port);
     }
 
@@ -581,7 +581,7 @@ fn judge(port: &Port, head: &[u8], frame: &Frame, deep: bool, packet: &mut Packe
     let asks = frame.vnet.flags != 0 || frame.vnet.gso_type != 0;
     packet.is_parsed = deep || asks;
     if packet.is_parsed {
-        packet.meta = offload::parse(head, len).map_err(|_| DropReason::BadLength)?;
+        offload::parse_into(&mut packet.meta, head, len).map_err(|_| DropReason::BadLength)?;
     } else {
         let link = Link::read(head, len).map_err(|_| DropReason::BadLength)?;
         packet.set_link(&link, frame.len);
