@@ -329,7 +329,8 @@ impl Line<'_> {
     }
 
     /// A packet that need not change.
-    #[inline]
+    #[allow(clippy::inline_always)] // what a call returns in memory is loaded again only after a wait
+    #[inline(always)]
     fn as_it_is<'a>(&self, packet: &Packet, arena: &'a Arena) -> Outgoing<'a> {
         let vnet = if packet.offloads.are_none() {
             VnetHeader::default()
