@@ -67,6 +67,24 @@ impl<'a> Reader<'a> {
         Some(VnetHeader::from_words(low, high))
     }
 
+    /// Leaves octets out, as far as the segments go.
+    #[inline]
+    pub(super) fn skip(&mut self, len: usize) {
+        let mut left = len;
+        while left > 0 {
+            let Some(segment) = self.segments.get_mut(self.current) else {
+                return;
+            };
+            let now = (segment.len as usize).min(left);
+            segment.ptr = segment.ptr.wrapping_add(now);
+            segment.len -= now as u32;
+            left -= now;
+            if segment.len == 0 {
+                self.current += 1;
+            }
+        }
+    }
+
     /// How many segments were read to their end.
     pub(super) fn finish(self) -> usize {
         self.current

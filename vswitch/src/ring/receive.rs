@@ -66,7 +66,7 @@ impl<F: Format> DeviceRing<F> {
             let need = options.header_len as u64 + u64::from(frame.len);
             let fits = need <= u64::from(buffer.segment.len);
             if fits {
-                gather::prefetch_to_write(buffer.segment.ptr, need);
+                scatter::prefetch(buffer.segment.ptr, options.header_len, need);
                 scratch.buffers.0.push(buffer);
             }
             fits

@@ -7,6 +7,7 @@ use offload::VnetHeader;
 
 use super::chain::Single;
 use super::copy::copy;
+use super::gather;
 use crate::frame::Segment;
 
 /// Buffers that a frame is going to be copied into.
@@ -33,6 +34,24 @@ pub(super) enum Header<'a> {
     Octets(&'a [u8]),
 }
 
+/// Whether the usual header of a buffer ends where a cache line does, so that no octets of the frame are in its line.
+#[inline]
+fn has_own_line(buffer: *const u8) -> bool {
+    (buffer as usize + VnetHeader::LEN).is_multiple_of(64)
+}
+
+/// Fetches ahead the lines of a buffer that [`fill`] will write `need` octets to, a header of `header_len` among them; any
+/// address will do.
+#[inline]
+pub(super) fn prefetch(buffer: *const u8, header_len: usize, need: u64) {
+    let own = header_len == VnetHeader::LEN && has_own_line(buffer);
+    let unwritten = if own { VnetHeader::LEN } else { 0 };
+    if own {
+        gather::prefetch(buffer);
+    }
+    gather::prefetch_to_write(buffer.wrapping_add(unwritten), need - unwritten as u64);
+}
+
 /// Fills one segment from its start: a header, private octets, and the first octets of a sender's segments, `left` of
 /// which follow.
 ///
@@ -45,11 +64,18 @@ pub(super) fn fill(segment: Segment, header: Header<'_>, head: &[u8], tail: &[Se
     if let Header::Words(low, high) = header
         && segment.len as usize >= VnetHeader::LEN
     {
-        // SAFETY: as for the copy in `Writer`; the segment has these 12 octets, which may be at any alignment.
+        // SAFETY: as for the copy in `Writer`; the segment has these 12 octets, which may be at any alignment. What is read may
+        // change meanwhile: a guest that writes there loses its own frame's header.
         unsafe {
             let to = segment.ptr.cast_mut();
-            to.cast::<u64>().write_unaligned(low.to_le());
-            to.add(8).cast::<u32>().write_unaligned(high.to_le());
+            let (low, high) = (low.to_le(), high.to_le());
+            let is_there = has_own_line(to)
+                && to.cast::<u64>().read_unaligned() == low
+                && to.add(8).cast::<u32>().read_unaligned() == high;
+            if !is_there {
+                to.cast::<u64>().write_unaligned(low);
+                to.add(8).cast::<u32>().write_unaligned(high);
+            }
         }
         at = VnetHeader::LEN;
     }
@@ -116,6 +142,44 @@ impl<'a> Writer<'a> {
             if now == room {
                 self.segments = &self.segments[1..];
                 self.offset = 0;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_written_wherever_its_buffer_is_and_whatever_was_there() {
+        let vnet = VnetHeader {
+            gso_size: 1448,
+            num_buffers: 1,
+            ..VnetHeader::default()
+        };
+        let frame: Vec<u8> = (1..=60).collect();
+        let expected = [&vnet.to_bytes()[..], &frame].concat();
+        let (low, high) = vnet.to_words();
+        for offset in 0..64 {
+            let half = [&expected[..8], &[0xff; 64]].concat();
+            for before in [expected.clone(), half, vec![0xff; 72], vec![0; 72]] {
+                let mut memory = vec![0xaa_u8; 256];
+                let start = memory.as_ptr().align_offset(64) + offset;
+                memory[start..start + 72].copy_from_slice(&before);
+                let segment = Segment {
+                    ptr: memory.as_mut_ptr().wrapping_add(start),
+                    len: 72,
+                };
+                prefetch(segment.ptr, VnetHeader::LEN, 72);
+                fill(segment, Header::Words(low, high), &frame, &[], 0);
+                assert_eq!(memory[start..start + 72], expected, "{offset}");
+                assert!(
+                    memory[..start]
+                        .iter()
+                        .chain(&memory[start + 72..])
+                        .all(|octet| *octet == 0xaa)
+                );
             }
         }
     }

@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use introspection::{Direction, Instant};
-use offload::{Link, Offloads};
 
 use crate::attribution::{Pick, Sampler};
 use crate::clock;
 use crate::counters::{DropReason, PortCounters};
 use crate::egress::{self, Scratch};
-use crate::frame::{BURST, Frame, MAX_FRAME};
+use crate::frame::BURST;
 use crate::lane::{Lane, LaneId};
 use crate::packet::{Arena, Octets, Packet, Times};
 use crate::port::PortId;
@@ -19,6 +18,7 @@ use crate::probe::{Carrier, Passed, Wakes};
 use crate::switch::{Port, PortTable, Shared};
 use crate::vmq::VmQueue;
 
+use super::judge::judge;
 use super::recent::Recent;
 use super::rsc::Rsc;
 use super::seconds;
@@ -193,12 +193,11 @@ impl Carriage {
                 break;
             };
             match judge(port, self.arena.burst.head(index), frame, deep, packet) {
-                Ok(()) => {
+                Ok(src) => {
                     packet.ingress = port.id;
                     packet.octets = Octets::Burst(index as u16);
                     packet.times.parse = Instant(0);
-                    self.recent
-                        .learn(forwarding, packet.meta.src, packet.vlan, port.id);
+                    self.recent.learn(forwarding, src, packet.vlan, port.id);
                     count += 1;
                 }
                 Err(reason) => port.counters.drop_tx(reason),
@@ -568,32 +567,4 @@ impl Carriage {
             }
         }
     }
-}
-
-/// Decides whether a frame may enter the switch, and notes what is known of it in `packet`. All of its headers are read if that
-/// is wanted (`deep`), or if it asks for something that depends on them.
-#[inline]
-fn judge(port: &Port, head: &[u8], frame: &Frame, deep: bool, packet: &mut Packet) -> Result<(), DropReason> {
-    let len = frame.len as usize;
-    if len > MAX_FRAME {
-        return Err(DropReason::BadLength);
-    }
-    let asks = frame.vnet.flags != 0 || frame.vnet.gso_type != 0;
-    packet.is_parsed = deep || asks;
-    if packet.is_parsed {
-        offload::parse_into(&mut packet.meta, head, len).map_err(|_| DropReason::BadLength)?;
-    } else {
-        let link = Link::read(head, len).map_err(|_| DropReason::BadLength)?;
-        packet.set_link(&link, frame.len);
-    }
-    if packet.meta.src.is_multicast() {
-        return Err(DropReason::BadSource);
-    }
-    packet.vlan = port.vlans.ingress(packet.meta.vlan)?;
-    packet.offloads = if asks {
-        Offloads::from_header(&frame.vnet, &packet.meta).map_err(|_| DropReason::BadOffload)?
-    } else {
-        Offloads::default()
-    };
-    Ok(())
 }

@@ -17,6 +17,7 @@
 mod burst;
 mod handle;
 mod idle;
+mod judge;
 mod recent;
 mod rsc;
 mod spell;

@@ -129,6 +129,12 @@ mod tests {
     }
 
     #[test]
+    fn rings_know_of_all_that_a_driver_may_ask_for() {
+        let known = CSUM | HOST_TSO4 | HOST_TSO6 | HOST_ECN | HOST_USO;
+        assert_eq!(offered(1, false) & known, feature::REQUESTS);
+    }
+
+    #[test]
     fn a_feature_without_those_that_it_needs_does_not_fit() {
         assert!(fit(0) && fit(offered(16, true)));
         assert!(!fit(GUEST_TSO4) && fit(GUEST_TSO4 | GUEST_CSUM));

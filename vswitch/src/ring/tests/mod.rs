@@ -86,7 +86,7 @@ fn frames_of_all_shapes_arrive_intact() {
             Shape::Indirect(18),
         ] {
             for len in [14, 60, 191, 192, 193, 1514, 9014, MAX_FRAME] {
-                let mut from = Side::new(64, 0x1_1000, features, 0);
+                let mut from = Side::new(64, 0x1_1000, features | feature::CSUM, 0);
                 let mut to = Side::new(64, 0x1_1000, features, 0);
                 let vnet = VnetHeader {
                     flags: 1,
@@ -103,6 +103,40 @@ fn frames_of_all_shapes_arrive_intact() {
                 assert_eq!(got[12..], sent[12..]);
                 assert_eq!(from.driver.used().map(|(_, len)| len), Some(0));
                 assert_eq!(from.driver.free(), 64);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_driver_asks_for_what_it_agreed_on_only() {
+    let vnet = VnetHeader {
+        flags: 1,
+        gso_type: 1,
+        csum_start: 34,
+        ..VnetHeader::default()
+    };
+    let bits = (0..64).map(|bit| 1 << bit & feature::REQUESTS);
+    let agreements = bits.filter(|bit| *bit != 0).chain([0]);
+    for agreed in agreements {
+        for (features, header_len) in [
+            (MODERN, 12),
+            (PACKED, 12),
+            (MODERN | feature::HASH_REPORT, 20),
+            (0, 10),
+        ] {
+            for shape in [Shape::Chain(1), Shape::Chain(10), Shape::Indirect(2)] {
+                let mut side = Side::new(16, 4096, features | agreed | feature::INDIRECT_DESC, 0);
+                let mut sent = framed(header_len.min(12), vnet, 0, 0);
+                sent.resize(header_len, 0);
+                sent.extend(framed(0, vnet, 60, 5));
+                assert!(side.driver.send(&sent, shape));
+                let mut burst = Burst::default();
+                assert_eq!(side.ring.take(0, &mut burst), 1);
+                let frame = outgoing(&burst, 0);
+                let expected = if agreed == 0 { VnetHeader::default() } else { vnet };
+                assert_eq!(frame.vnet, expected, "{features:x} {agreed:x} {shape:?}");
+                assert_eq!(frame.head, &sent[header_len..]);
             }
         }
     }
@@ -195,7 +229,7 @@ fn a_frame_that_can_never_fit_is_dropped() {
 
 #[test]
 fn a_legacy_driver_has_headers_of_10_octets() {
-    let mut from = Side::new(16, 2048, 0, 0);
+    let mut from = Side::new(16, 2048, feature::CSUM, 0);
     let mut to = Side::new(16, 2048, MODERN, 0);
     assert_eq!(from.ring.header_len(), 10);
     let vnet = VnetHeader {
