@@ -1,7 +1,7 @@
 //! The virtio network driver (virtio 1.2, 5.1) above its transport: rings, buffers, offloads, and the smoltcp device.
 //!
 //! One queue pair. Every frame is one descriptor; a received frame that the device spread over several buffers
-//! (`VIRTIO_NET_F_MRG_RXBUF`) is put together in a scratch buffer, which only happens with frames beyond 2 KiB.
+//! (`VIRTIO_NET_F_MRG_RXBUF`) is put together in a scratch buffer, which only happens with frames beyond 4 KiB.
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -71,7 +71,7 @@ const LARGE_FRAME: usize = 65535;
 /// Most transmit buffers of that size.
 const LARGE_QUEUE_SIZE: u16 = 32;
 /// Octets of a receive buffer, if frames may fill several.
-const MERGEABLE_BUFFER: usize = 2048;
+const MERGEABLE_BUFFER: usize = 4096;
 /// Frames longer than this are not put together.
 const MAX_FRAME: usize = 64 * 1024 + ETHERNET;
 

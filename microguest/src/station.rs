@@ -15,8 +15,9 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 use crate::cmdline::{Parameters, Role};
 use crate::workload::{Activity, Client, Server, Sink};
 
-/// Octets of each socket buffer, and so the largest TCP window.
-const SOCKET_BUFFER: usize = 256 * 1024;
+/// Octets of each socket buffer, and so the largest TCP window: with a quarter of it the ends of a stream waited for each other
+/// more often than they worked.
+const SOCKET_BUFFER: usize = 1024 * 1024;
 /// Rounds of one step: what was sent is announced to the device at least this often.
 const ROUNDS: usize = 32;
 /// A connection whose data is not acknowledged for so long is given up.
