@@ -44,6 +44,11 @@ impl Input<'_> {
             | bit(4, feature::NOTIFY_ON_EMPTY)
             | bit(5, feature::RING_PACKED)
             | bit(6, feature::IN_ORDER);
+        // What a driver may ask for is read from its headers only if one of these was agreed on.
+        let more = self.u8();
+        let features = features
+            | if more & 1 == 0 { 0 } else { feature::CSUM }
+            | if more & 2 == 0 { 0 } else { feature::HASH_REPORT };
         let mut place =
             || USER_BASE + u64::from(self.u16()) * if flags & 0x80 == 0 { 16 } else { 1 } % MEMORY as u64;
         let addresses = RingAddresses {

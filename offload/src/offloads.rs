@@ -1,7 +1,7 @@
 //! Judging and writing virtio-net headers.
 
 use crate::view::{EthernetView, ExtensionKind, ethertype, protocol};
-use crate::{Checksum, FrameMeta, Gso, GsoKind, IpMeta, Network, Offloads, Transport, VnetHeader};
+use crate::{Checksum, FrameMeta, Gso, GsoKind, IpMeta, Network, Offloads, Segmenter, Transport, VnetHeader};
 
 /// Where TCP's checksum stands in its header (RFC 9293, 3.1).
 pub(crate) const TCP_FIELD: u16 = 16;
@@ -35,6 +35,9 @@ pub enum OffloadError {
     /// Segments without payload.
     #[error("GSO with a segment size of 0")]
     GsoSize,
+    /// More segments than [`Segmenter::MAX_SEGMENTS`].
+    #[error("GSO into {0} segments")]
+    GsoSegments(u32),
     /// The frame is not what the GSO type cuts.
     #[error("GSO type does not match the frame's headers")]
     GsoMismatch,
@@ -54,8 +57,8 @@ impl Offloads {
     ///
     /// A partial checksum may stand in the transport's own checksum field; further inside the payload of UDP or of a
     /// protocol that is not parsed, where tunnels have their inner headers; nowhere else. So completing it never
-    /// changes what [`crate::parse`] said of the frame. `hdr_len`, a hint, is ignored, as are unknown flags. GSO of a frame that
-    /// is not longer than one segment is dropped. `DATA_VALID` is believed.
+    /// changes what [`crate::parse`] said of the frame. `hdr_len`, a hint, is ignored, as are unknown flags. A frame that is
+    /// not longer than one segment goes without GSO, as Linux takes it. `DATA_VALID` is believed.
     pub fn from_header(header: &VnetHeader, meta: &FrameMeta) -> Result<Self, OffloadError> {
         let checksum = if header.flags & VnetHeader::NEEDS_CSUM != 0 {
             check_place(header.csum_start, header.csum_offset, meta)?
@@ -72,7 +75,11 @@ impl Offloads {
         if checksum != cut.checksum() {
             return Err(OffloadError::GsoWithoutChecksum);
         }
-        let gso = (cut.payload_len() > u32::from(gso.size)).then_some(gso);
+        let segments = cut.payload_len().div_ceil(gso.size.into());
+        if segments as usize > Segmenter::MAX_SEGMENTS {
+            return Err(OffloadError::GsoSegments(segments));
+        }
+        let gso = (segments > 1).then_some(gso);
         Ok(Self { checksum, gso })
     }
 

@@ -6,7 +6,8 @@ use introspection::flow::{DatagramCounts, Datagrams};
 use offload::FrameMeta;
 use vswitch::pcap::{Record, Station};
 
-/// Datagrams that are remembered at a time; each takes some 300 octets.
+/// Datagrams that are remembered at a time; each takes some 300 octets, and 512 more at most where it
+/// is cut into many.
 const MAX: usize = 16_384;
 
 /// The fragments of a capture, by where they were met.

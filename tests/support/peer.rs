@@ -19,9 +19,9 @@ use vswitch::ring::{RingSetup, feature};
 
 use super::frames::{self, ECHO_PORT, Host, Mac};
 
-/// Features of a driver without offloads.
+/// Features of a driver that may ask for every offload, and takes none.
 pub const FEATURES: u64 =
-    feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC | feature::EVENT_IDX;
+    feature::VERSION_1 | feature::MRG_RXBUF | feature::INDIRECT_DESC | feature::EVENT_IDX | feature::REQUESTS;
 /// Index of the ring on which the peer receives.
 pub const RX: usize = 0;
 /// Index of the ring on which it transmits.

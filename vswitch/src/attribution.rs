@@ -64,9 +64,10 @@ impl FlowCosts {
         &self.list
     }
 
-    /// Forgets all; keeps the memory.
+    /// Forgets all; keeps the list's memory.
     pub(crate) fn reset(&mut self) {
         self.list.reset();
+        self.fragments = Datagrams::new(FRAGMENTED);
     }
 }
 

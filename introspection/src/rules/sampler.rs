@@ -248,26 +248,42 @@ mod tests {
         assert_eq!(of(&[&[b'x'; 24]]), Some(20), "21 has no code");
     }
 
+    /// So many prefixes, or one, that their groups are marked in the large table, or the small one.
+    fn sampler(prefix: &[u8], others: u32) -> Sampler {
+        let fillers: Vec<Vec<u8>> = (0..others)
+            .map(|filler| (0..60_u32).map(|n| (hash(filler * 64 + n) >> 24) as u8).collect())
+            .collect();
+        let sampler = Sampler::new(fillers.iter().map(Vec::as_slice).chain([prefix])).expect("long enough");
+        assert_eq!(matches!(sampler.marks, Marks::Many(_)), others > 0);
+        sampler
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
         #[test]
         fn no_beginning_is_skipped(
             prefix in proptest::collection::vec(any::<u8>(), 4..60),
             before in proptest::collection::vec(any::<u8>(), 0..400),
             cut in 0usize..60,
             from in 0usize..400,
+            others in prop::sample::select(vec![0, 1_100]),
         ) {
-            let sampler = Sampler::new([prefix.as_slice()].into_iter()).expect("long enough");
+            let sampler = sampler(&prefix, others);
             let from = from.min(before.len());
-            let text = [&before, prefix.get(..prefix.len() - cut.min(prefix.len())).unwrap_or_default()].concat();
-            // Wherever a candidate is passed by, the place where the prefix begins is not.
-            let mut at = from;
-            loop {
-                let found = sampler.next(&text, at, Behind::More);
-                prop_assert!(found.from >= at && found.from <= before.len());
-                if found.seen == usize::MAX || found.from >= before.len() {
-                    break;
+            let begun = prefix.get(..prefix.len() - cut.min(prefix.len())).unwrap_or_default();
+            for (begun, behind) in [(begun, Behind::More), (&prefix, Behind::More), (&prefix, Behind::Nothing)] {
+                let text = [&before, begun].concat();
+                // Wherever a candidate is passed by, the place where the prefix begins is not.
+                let mut at = from;
+                loop {
+                    let found = sampler.next(&text, at, behind);
+                    prop_assert!(found.from >= at && found.from <= before.len());
+                    if found.seen == usize::MAX || found.from >= before.len() {
+                        break;
+                    }
+                    at = found.from + 1;
                 }
-                at = found.from + 1;
             }
         }
     }

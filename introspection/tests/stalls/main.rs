@@ -21,9 +21,9 @@ use std::path::Path;
 use introspection::diagnosis::Cause;
 use score::Matrix;
 
-/// Seeds from here on were not looked at while the diagnosis was made.
-const FRESH: u64 = 2_000_000;
-/// The same for the watcher, which was made with seeds from [`FRESH`] to 5,999,999.
+/// Seeds from here on were not looked at while the diagnosis was made, nor when it was changed: that was done with seeds below.
+const FRESH: u64 = 20_000_000;
+/// The same for the watcher.
 const FRESH_LIVE: u64 = 8_000_000;
 /// Where the matrix stands in the document.
 const BEGIN: &str = "<!-- matrix -->";

@@ -225,7 +225,10 @@ fn nonsense_from_the_device_is_counted() {
     let mut buffer = bench.receive.take().expect("a receive buffer");
     buffer.octets()[10..12].copy_from_slice(&0_u16.to_le_bytes());
     bench.receive.give(buffer.id, u32::MAX);
-    assert_eq!(bench.received().map(|frame| frame.len()), Some(MERGEABLE_BUFFER - HEADER));
+    assert_eq!(
+        bench.received().map(|frame| frame.len()),
+        Some(MERGEABLE_BUFFER - HEADER)
+    );
 }
 
 #[test]

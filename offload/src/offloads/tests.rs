@@ -214,6 +214,12 @@ fn hostile_gso_is_refused() {
         read(header(VnetHeader::GSO_TCPV4, 1448, 34, 6), &udp(false)),
         Err(OffloadError::GsoMismatch)
     );
+    // 3000 octets of payload.
+    assert_eq!(
+        read(header(VnetHeader::GSO_TCPV4, 1, 34, 16), &meta),
+        Err(OffloadError::GsoSegments(3000))
+    );
+    assert!(read(header(VnetHeader::GSO_TCPV4, 2, 34, 16), &meta).is_ok());
     let mut without = header(VnetHeader::GSO_TCPV4, 1448, 34, 16);
     without.flags = 0;
     assert_eq!(read(without, &meta), Err(OffloadError::GsoWithoutChecksum));
@@ -234,7 +240,7 @@ fn gso_of_fragments_is_refused() {
 }
 
 #[test]
-fn gso_of_a_single_segment_is_dropped() {
+fn a_single_segment_goes_without_gso() {
     let meta = tcp(false, false); // 3000 octets of payload
     for (size, kept) in [(2999, true), (3000, false), (u16::MAX, false)] {
         let offloads = Offloads::from_header(&header(VnetHeader::GSO_TCPV4, size, 34, 16), &meta);

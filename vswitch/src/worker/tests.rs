@@ -314,13 +314,17 @@ fn drops_what_breaks_the_rules() {
         ..VnetHeader::default()
     };
     bench.send_with(0, gso, &udp(1, 2, b"not TCP"));
+    let mut tags = udp(1, 2, b"")[..12].to_vec();
+    (0..300).for_each(|_| tags.extend([0x81, 0, 0, 1]));
+    bench.send_with(0, gso, &tags);
     bench.run();
     assert_eq!(
         bench.drops(0),
         [
             DropReason::BadLength,
             DropReason::BadOffload,
-            DropReason::BadSource
+            DropReason::BadSource,
+            DropReason::Vlan
         ]
     );
     assert!(bench.got(1).is_empty());
