@@ -6,6 +6,7 @@ mod frames;
 mod idle;
 mod lanes;
 mod level;
+mod resets;
 mod vm_queues;
 
 use std::collections::VecDeque;
