@@ -1,4 +1,4 @@
-//! A filter that is switched on and off a hundred times while two kernels' TCP runs through the switch.
+//! Filters that are switched on and off and exchanged a hundred times while two kernels' TCP runs through the switch.
 //!
 //! The switch and both hosts are in network namespaces of their own, which need root; without it the test says by name that
 //! it is skipped.
@@ -9,6 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,24 @@ const RECEIVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 const PORT: u16 = 5001;
 const TOGGLES: u64 = 100;
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// What a port's filter is set to, one behind the other.
+const ROTATION: [&[&str]; 8] = [
+    &["set", "v0", "inspect"],
+    &["set", "v0", "hold"],
+    &["set", "v0", "inspect", "--rules", RULES],
+    &["set", "v0", "coalesce"],
+    &["set", "v0", "thin-acks"],
+    &["set", "v0", "serialize"],
+    &["set", "v0", "inspect,thin-acks:rx,coalesce:tx"],
+    &["off", "v0"],
+];
+/// Stands for a file with a rule that matches nothing, so that everything is copied and read.
+const RULES: &str = "RULES";
+const ROTATIONS: usize = 16;
+
+/// Streams take turns: each wants the processors for itself.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// What the threads tell each other.
 #[derive(Default)]
@@ -39,18 +58,67 @@ struct End {
     trouble: Vec<(&'static str, u64)>,
 }
 
+/// What is done to the switch while the stream runs, and what it says at the end.
+#[derive(Clone, Copy)]
+struct Plan {
+    during: fn(&Daemon, &Shared),
+    after: fn(&Daemon),
+}
+
 #[test]
 fn a_stream_does_not_notice_a_filter_that_comes_and_goes() {
     let test = "a_stream_does_not_notice_a_filter_that_comes_and_goes";
-    if let Some(missing) = netns::missing() {
-        return skip(test, &missing);
+    let plan = Plan {
+        during: toggle,
+        after: toggled,
+    };
+    let Some([sent, got]) = stream(test, plan) else {
+        return;
+    };
+    let trouble = sent
+        .trouble
+        .iter()
+        .chain(&got.trouble)
+        .filter(|(_, count)| *count > 0);
+    assert_eq!(
+        trouble.count(),
+        0,
+        "sender {:?}, receiver {:?}",
+        sent.trouble,
+        got.trouble
+    );
+}
+
+/// What `hold` and `thin-acks` do to acknowledgements may have a sender repeat itself; nothing comes before its turn all the same.
+#[test]
+fn a_stream_comes_whole_and_in_order_whatever_filters_take_turns() {
+    let test = "a_stream_comes_whole_and_in_order_whatever_filters_take_turns";
+    let plan = Plan {
+        during: rotate,
+        after: rotated,
+    };
+    let Some(ends) = stream(test, plan) else {
+        return;
+    };
+    for end in ends {
+        let early = end.trouble.iter().find(|(name, _)| *name == "TCPOFOQueue");
+        assert_eq!(early, Some(&("TCPOFOQueue", 0)), "{:?}", end.trouble);
     }
+}
+
+/// Runs a stream over a switch: its sender and receiver, which have the same octets. Without namespaces says so, and nothing else.
+fn stream(test: &str, plan: Plan) -> Option<[End; 2]> {
+    if let Some(missing) = netns::missing() {
+        skip(test, &missing);
+        return None;
+    }
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let shared = Shared::default();
     let (join, hosts) = channel();
     let (sent, got) = thread::scope(|scope| {
         let (shared, join) = (&shared, &join);
         let (listening, listens) = channel();
-        let switch = scope.spawn(move || switch(shared, &hosts));
+        let switch = scope.spawn(move || switch(shared, &hosts, plan));
         let receiver =
             scope.spawn(move || in_namespace(RECEIVER, "t1", join, || receive(shared, &listening)));
         let sender = scope.spawn(move || {
@@ -72,18 +140,7 @@ fn a_stream_does_not_notice_a_filter_that_comes_and_goes() {
         "the octets arrive as they were sent"
     );
     assert!(sent.octets > 1 << 20, "{} octets", sent.octets);
-    let trouble = sent
-        .trouble
-        .iter()
-        .chain(&got.trouble)
-        .filter(|(_, count)| *count > 0);
-    assert_eq!(
-        trouble.count(),
-        0,
-        "sender {:?}, receiver {:?}",
-        sent.trouble,
-        got.trouble
-    );
+    Some([sent, got])
 }
 
 /// What a host tells the switch's side.
@@ -101,8 +158,8 @@ enum Message {
 /// Held by the switch's side as long as a host has to keep its namespace, and its tap with it.
 type Stay = Receiver<()>;
 
-/// The switch's side: gives each host its tap, then toggles.
-fn switch(shared: &Shared, hosts: &Receiver<Message>) {
+/// The switch's side: gives each host its tap, then follows the plan.
+fn switch(shared: &Shared, hosts: &Receiver<Message>, plan: Plan) {
     netns::enter();
     let daemon = Daemon::start();
     for (port, tap) in [("v0", "t0"), ("v1", "t1")] {
@@ -121,32 +178,114 @@ fn switch(shared: &Shared, hosts: &Receiver<Message>) {
     };
     next();
     next();
+    (plan.during)(&daemon, shared);
+    shared.stop.store(true, Ordering::Relaxed);
+    next();
+    next();
+    assert_eq!(done, 2);
+    (plan.after)(&daemon);
+}
+
+/// Switches one filter on and off.
+fn toggle(daemon: &Daemon, shared: &Shared) {
     for round in 0..TOGGLES {
         daemon.cli(&["filter", "set", "v0", "serialize"]);
         if round % 10 == 9 {
             // The filter is in the path, and lets the stream through.
             progress(shared);
-            let filters = daemon.cli(&["filter", "show"]);
-            assert!(filters[0]["counters"]["frames"].as_u64() > Some(0), "{filters}");
+            assert!(counter_of(daemon, "frames") > 0);
         }
         daemon.cli(&["filter", "off", "v0"]);
         if round % 10 == 9 {
             progress(shared);
         }
     }
-    shared.stop.store(true, Ordering::Relaxed);
-    next();
-    next();
-    assert_eq!(done, 2);
+}
+
+fn toggled(daemon: &Daemon) {
+    assert_eq!(changes(daemon), 2 * TOGGLES);
+    for side in drops(daemon) {
+        assert!(side.is_empty(), "{side:?}");
+    }
+}
+
+/// Has all filters take turns. Each is in the path for some time in two of the rotations; in the others it goes as soon as it came.
+fn rotate(daemon: &Daemon, shared: &Shared) {
+    let rules = daemon.path("rules.toml");
+    let rule = "[[rule]]\nname = 'none'\npattern = 'these are not random octets'\naction = 'drop'\n";
+    std::fs::write(&rules, rule).expect("the daemon's directory");
+    let rules = rules.display().to_string();
+    for rotation in 0..ROTATIONS {
+        for (index, words) in ROTATION.iter().enumerate() {
+            let words = words
+                .iter()
+                .map(|word| if *word == RULES { &rules } else { *word });
+            let command: Vec<&str> = ["filter"].into_iter().chain(words).collect();
+            daemon.cli(&command);
+            if rotation % ROTATION.len() != index {
+                continue;
+            }
+            progress(shared);
+            if command[1] == "set" {
+                some(daemon, "frames");
+            }
+            if command[3..].contains(&"thin-acks") {
+                some(daemon, "thinned");
+            }
+            if command.contains(&"--rules") {
+                some(daemon, "inspected_octets");
+            }
+        }
+    }
+}
+
+fn rotated(daemon: &Daemon) {
+    assert_eq!(changes(daemon), (ROTATIONS * ROTATION.len()) as u64);
+    let mut thinned = 0;
+    for side in drops(daemon) {
+        for (reason, count) in side {
+            assert_eq!(reason, "filter_thinned");
+            thinned += count;
+        }
+    }
+    assert!(thinned > 0, "no acknowledgement was left out");
+}
+
+/// Waits until the filter has counted something.
+fn some(daemon: &Daemon, name: &str) {
+    let start = Instant::now();
+    while counter_of(daemon, name) == 0 {
+        assert!(start.elapsed() < LIMIT, "the filter has no {name}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn counter_of(daemon: &Daemon, name: &str) -> u64 {
     let filters = daemon.cli(&["filter", "show"]);
-    assert_eq!(filters[0]["changes"].as_u64(), Some(2 * TOGGLES), "{filters}");
+    let count = filters[0]["counters"][name].as_u64();
+    count.unwrap_or_else(|| panic!("the filter counts {name}: {filters}"))
+}
+
+fn changes(daemon: &Daemon) -> u64 {
+    let filters = daemon.cli(&["filter", "show"]);
+    filters[0]["changes"].as_u64().expect("a number of changes")
+}
+
+/// What both ports dropped on both sides, by reason.
+fn drops(daemon: &Daemon) -> Vec<Vec<(String, u64)>> {
+    let mut drops = Vec::new();
     for port in ["v0", "v1"] {
         let stats = daemon.port_stats(port);
         for side in ["tx_dropped", "rx_dropped"] {
-            let dropped = stats[side].as_object().expect("drops by reason");
-            assert!(dropped.is_empty(), "{port} {side}: {dropped:?}");
+            let reasons = stats[side].as_object().expect("drops by reason");
+            let reasons = reasons.iter().map(|(reason, count)| {
+                let count = count.as_u64().expect("a count");
+                (reason.clone(), count)
+            });
+            drops.push(reasons.collect());
         }
     }
+    drops
 }
 
 /// Waits until the receiver has more than now.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use offload::{FrameMeta, TcpFlags, Transport, UdpMeta};
+use offload::{FrameMeta, Network, TcpFlags, Transport, UdpMeta};
 
 use crate::stall::{Point, StallWatcher};
 use crate::{
@@ -25,6 +25,8 @@ pub(crate) struct Segment {
     ack: u32,
     flags: u8,
     len: u32,
+    /// Octets of TCP options.
+    options: u16,
     gso_size: u16,
 }
 
@@ -38,6 +40,7 @@ impl Segment {
             ack: 0,
             flags: TcpFlags::ACK,
             len: 0,
+            options: 0,
             gso_size: 0,
         }
     }
@@ -70,6 +73,11 @@ impl Segment {
         Self { flags, ..self }
     }
 
+    /// With so many octets of TCP options.
+    pub(crate) fn options(self, options: u16) -> Self {
+        Self { options, ..self }
+    }
+
     /// A large send, to be cut into segments of this size.
     pub(crate) fn gso(self, gso_size: u16) -> Self {
         Self { gso_size, ..self }
@@ -93,7 +101,15 @@ impl Segment {
             window: 65_000,
             len: self.len,
         };
-        frames::tcp(self.to_guest, [(GUEST, self.port), (PEER, 80)], false, tcp)
+        let mut meta = frames::tcp(self.to_guest, [(GUEST, self.port), (PEER, 80)], false, tcp);
+        if let Network::Ipv4(ip) = &mut meta.network
+            && let Transport::Tcp(tcp) = &mut ip.transport
+        {
+            tcp.payload_offset += self.options;
+            ip.end += u32::from(self.options);
+            meta.frame_len = ip.end;
+        }
+        meta
     }
 }
 

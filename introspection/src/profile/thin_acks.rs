@@ -3,7 +3,10 @@
 //! Of the acknowledgements that advance a flow, every `ratio`-th passes at once. Each of the others is held: a later one, or data
 //! that acknowledges as much, takes its place and it is dropped; else it goes on when it is due. What senders read
 //! as a signal is never touched, and lets what is held go before it: repeated acknowledgements, window updates, selective
-//! acknowledgements (more than 12 octets of options), ECN echoes, SYN, FIN and RST.
+//! acknowledgements, ECN echoes, SYN, FIN and RST. A selective acknowledgement is known by its options: they take more than time
+//! stamps, or more than those of the direction's other segments, for one block and no time stamps are as long as time stamps.
+
+use std::num::NonZeroU16;
 
 use offload::{TcpFlags, TcpMeta};
 
@@ -25,6 +28,23 @@ pub(super) struct State {
     acked: Option<u32>,
     /// Acknowledgements since the last one that passed at once.
     since: u16,
+    /// The shortest TCP header seen, but for those of SYN and RST.
+    header: Option<NonZeroU16>,
+}
+
+impl State {
+    /// Whether a segment is an acknowledgement and nothing more, and takes note of its header's length.
+    fn is_pure(&mut self, tcp: &TcpMeta, frame: &FrameRef<'_>) -> bool {
+        let header = frame.meta.ip().map_or(u16::MAX, |ip| {
+            tcp.payload_offset.saturating_sub(ip.transport_offset)
+        });
+        if !tcp.flags.any(TcpFlags::SYN | TcpFlags::RST) {
+            let seen = self.header.map_or(HEADER_WITH_TIMES, NonZeroU16::get);
+            self.header = NonZeroU16::new(seen.min(header));
+        }
+        let plain = self.header.map_or(HEADER_WITH_TIMES, NonZeroU16::get);
+        tcp.payload_len == 0 && tcp.flags.0 == TcpFlags::ACK && header <= plain
+    }
 }
 
 #[derive(Debug)]
@@ -63,14 +83,6 @@ impl ThinAcks {
     }
 }
 
-/// Whether a segment is an acknowledgement and nothing more.
-fn is_pure(tcp: &TcpMeta, frame: &FrameRef<'_>) -> bool {
-    let header = frame.meta.ip().map_or(u16::MAX, |ip| {
-        tcp.payload_offset.saturating_sub(ip.transport_offset)
-    });
-    tcp.payload_len == 0 && tcp.flags.0 == TcpFlags::ACK && header <= HEADER_WITH_TIMES
-}
-
 impl Holding for ThinAcks {
     type State = State;
 
@@ -87,7 +99,6 @@ impl Holding for ThinAcks {
     fn place(&mut self, slot: Slot, tcp: &TcpMeta, frame: &FrameRef<'_>, actions: &mut Vec<Action>) {
         let direction = frame.direction;
         let has_ack = tcp.flags.any(TcpFlags::ACK);
-        let pure = is_pure(tcp, frame);
         let ratio = self.ratio;
         let (mut advances, mut passes) = (false, true);
         if let Some(flow) = self.core.table.get_mut(slot) {
@@ -95,6 +106,7 @@ impl Holding for ThinAcks {
             if tcp.flags.any(TcpFlags::SYN) {
                 *own = State::default();
             }
+            let pure = own.is_pure(tcp, frame);
             advances = has_ack && own.acked.is_none_or(|acked| before(acked, tcp.ack));
             if advances {
                 passes = !pure || own.acked.is_none() || own.since + 1 >= ratio;
@@ -167,6 +179,34 @@ mod tests {
         port.carry(7, Segment::rx().ack(200).flags(TcpFlags::ACK | 0x40));
         assert_eq!(acks(&mut port), [200, 200]);
         assert_eq!(port.counters().thinned, 0);
+    }
+
+    /// With time stamps on all segments of the connection, and with none. One block is as long as time stamps.
+    #[test]
+    fn selective_acknowledgements_are_never_left_out() {
+        for (plain, selective) in [(12, 24), (12, 40), (0, 12), (0, 20)] {
+            let mut port = port(100);
+            let plain = |ack| Segment::rx().ack(ack).options(plain);
+            let selective = |ack| Segment::rx().ack(ack).options(selective);
+            port.carry(0, Segment::rx().flags(TcpFlags::SYN | TcpFlags::ACK).options(20));
+            port.carry(1, plain(100));
+            port.carry(2, plain(200));
+            assert_eq!(acks(&mut port), [0], "the newest is held, the other left out");
+            // They advance, so that their number alone would not keep them; what they replace goes, and they stay.
+            for n in 3..20 {
+                port.carry(n, selective(n as u32 * 100));
+                assert_eq!(acks(&mut port), [n as u32 * 100]);
+                // Again, and in answer to something that was sent twice.
+                port.carry(n, selective(n as u32 * 100));
+                assert_eq!(acks(&mut port), [n as u32 * 100]);
+            }
+            assert_eq!(port.counters().thinned, 2);
+            port.carry(20, plain(2000));
+            port.carry(21, plain(2100));
+            port.carry(22, selective(2100));
+            assert_eq!(acks(&mut port), [2100, 2100], "what is repeated goes before it");
+            assert_eq!(port.counters().thinned, 3);
+        }
     }
 
     #[test]

@@ -6,3 +6,5 @@ mod cuts;
 mod fragments;
 mod packets;
 mod scene;
+mod scopes;
+mod selective;

@@ -86,8 +86,13 @@ impl Scene {
     }
 
     pub(crate) fn with(action: RuleAction, caps: Caps) -> Self {
+        Self::of(rules(action), caps)
+    }
+
+    /// With rules of its own.
+    pub(crate) fn of(rules: Arc<RuleSet>, caps: Caps) -> Self {
         let options = FilterOptions {
-            rules: Some(rules(action)),
+            rules: Some(rules),
             caps: Caps { flows: 64, ..caps },
             ..FilterOptions::default()
         };

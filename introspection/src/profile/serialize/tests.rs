@@ -46,6 +46,21 @@ fn the_next_chunk_waits_for_the_acknowledgement_of_the_last() {
     assert_eq!(port.causes, [ReleaseCause::Satisfied; 2]);
 }
 
+/// A receiver may take back what it selected (RFC 2018, 8); only what is acknowledged cumulatively counts.
+#[test]
+fn selective_acknowledgements_release_nothing() {
+    let mut port = Port::new(Profile::Serialize);
+    port.carry(0, tx(0, 100));
+    port.carry(1, tx(100, 100));
+    left(&mut port);
+    for n in 2..6 {
+        port.carry(n, ack(rx(0, 0), 0).options(12));
+        assert_eq!(left(&mut port), [(RX, 0, 0)]);
+    }
+    port.carry(6, ack(rx(0, 0), 100).options(12));
+    assert_eq!(left(&mut port), [(RX, 0, 0), (TX, 100, 100)]);
+}
+
 #[test]
 fn acknowledged_chunks_keep_nothing_back() {
     let mut port = Port::new(Profile::Serialize);

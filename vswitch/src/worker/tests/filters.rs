@@ -104,7 +104,7 @@ fn a_filter_that_sleeps_again_and_again_is_named_and_out_of_the_path() {
     assert_eq!(bench.got(1), (0..10).map(numbered).collect::<Vec<_>>());
 }
 
-fn set(bench: &Bench, port: usize, config: &FilterConfig) -> Result<(), ControlError> {
+pub(super) fn set(bench: &Bench, port: usize, config: &FilterConfig) -> Result<(), ControlError> {
     let name = format!("p{port}");
     let rules = filter::rules(&name, config)?;
     let made = filter::make(&name, config, rules.as_ref())?;
@@ -156,7 +156,7 @@ fn coalesced_segments_are_cut_again_for_who_takes_no_large_sends() {
     assert_eq!(payloads, [b"abcd", b"efgh", b"ijkl"]);
 }
 
-fn rule(pattern: &str, action: RuleAction, mirror_to: Option<&str>) -> FilterConfig {
+pub(super) fn rule(pattern: &str, action: RuleAction, mirror_to: Option<&str>) -> FilterConfig {
     let rule = Rule {
         name: "r".to_owned(),
         pattern: pattern.to_owned(),
