@@ -101,7 +101,7 @@ fn small_writes_of_two_kernels() {
         assert!(named >= ROUNDS as u64 / 2 && others == 0, "{profile}: {report:#}");
         let finding = &report["flows"][0]["findings"][0];
         assert!(finding["gap_ns"].as_u64() > Some(30_000_000), "{finding:#}");
-        for talk in [TALK, Talk { quick: true, ..nagle }] {
+        for talk in [TALK, Talk { quick: true, ..TALK }, Talk { quick: true, ..nagle }] {
             let report = converse(&site, "quick.pcapng", talk);
             assert_eq!(report["causes"], serde_json::json!([]), "{profile}: {report:#}");
         }
@@ -136,6 +136,53 @@ fn filters_are_named() {
     );
     let (named, others) = stalls(&report, "filter-hold");
     assert!(named >= ROUNDS as u64 / 2 && others == 0, "{report:#}");
+}
+
+/// Acknowledgements that `thin-acks` keeps, and full segments that `coalesce` keeps, hold their senders up; small writes, which
+/// `coalesce` lets go at once, do not, nor does bulk.
+#[test]
+fn thinning_and_merging_are_named() {
+    if missing("thinning_and_merging_are_named") {
+        return;
+    }
+    let site = Site::new();
+    let set = |filter: &str| {
+        let words: Vec<&str> = ["filter", "set", "v0"]
+            .into_iter()
+            .chain(filter.split(' '))
+            .collect();
+        site.daemon.cli(&words);
+    };
+    let nagle = Talk {
+        nagle: true,
+        quick: true,
+        ..TALK
+    };
+    let open = Talk {
+        request: Request::Open,
+        ..TALK
+    };
+    for (filter, talk) in [
+        ("thin-acks:rx --ratio 4 --deadline 60", nagle),
+        ("coalesce:tx --deadline 60", open),
+    ] {
+        set(filter);
+        let report = converse(&site, "held.pcapng", talk);
+        let (named, others) = stalls(&report, "filter-hold");
+        assert!(named >= ROUNDS as u64 / 2 && others == 0, "{filter}: {report:#}");
+    }
+    let quick = Talk { quick: true, ..TALK };
+    let report = converse(&site, "small.pcapng", quick);
+    assert_eq!(report["causes"], serde_json::json!([]), "{report:#}");
+    for filter in ["thin-acks", "coalesce"] {
+        set(filter);
+        let bulk = capture(&site, "bulk.pcapng", send_bulk, |listener| {
+            receive_bulk(&listener);
+        });
+        let report = diagnose(&[&bulk]);
+        assert!(report["tcp_frames"].as_u64() > Some(100), "{report:#}");
+        assert_eq!(report["causes"], serde_json::json!([]), "{filter}: {report:#}");
+    }
 }
 
 #[test]
