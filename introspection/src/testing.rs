@@ -26,6 +26,7 @@ pub(crate) struct Segment {
     flags: u8,
     len: u32,
     gso_size: u16,
+    window: u16,
 }
 
 impl Segment {
@@ -39,6 +40,7 @@ impl Segment {
             flags: TcpFlags::ACK,
             len: 0,
             gso_size: 0,
+            window: 65_000,
         }
     }
 
@@ -75,6 +77,11 @@ impl Segment {
         Self { gso_size, ..self }
     }
 
+    /// With a window of this size.
+    pub(crate) fn window(self, window: u16) -> Self {
+        Self { window, ..self }
+    }
+
     /// Which way it goes.
     pub(crate) fn direction(self) -> Direction {
         if self.to_guest {
@@ -90,7 +97,7 @@ impl Segment {
             seq: self.seq,
             ack: self.ack,
             flags: self.flags,
-            window: 65_000,
+            window: self.window,
             len: self.len,
         };
         frames::tcp(self.to_guest, [(GUEST, self.port), (PEER, 80)], false, tcp)
