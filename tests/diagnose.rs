@@ -185,6 +185,72 @@ fn thinning_and_merging_are_named() {
     }
 }
 
+/// Why the kernel does not send with this queueing discipline on the client's interface; nothing if it does.
+fn shape(site: &Site, discipline: &str) -> Option<String> {
+    let command = format!("tc qdisc replace dev t0 root {discipline} 2>&1 || true");
+    let error = site.client.host(command);
+    (!error.is_empty()).then(|| format!("tc qdisc {discipline}: {}", error.trim()))
+}
+
+/// Sends 8 MB. How many segments were sent again, how many reached the server out of order, and what is said of it.
+fn bulk_over(site: &Site, name: &str) -> (u64, u64, Value) {
+    let counters = || {
+        let again = || netns::counter("snmp", "Tcp", "RetransSegs");
+        let gaps = || netns::counter("netstat", "TcpExt", "TCPOFOQueue");
+        (site.client.run(again), site.server.run(gaps))
+    };
+    let before = counters();
+    let send = || {
+        let octets = vec![7; 8_000_000];
+        connect(true).write_all(&octets).expect("the stream takes it");
+    };
+    let file = capture(site, name, send, |listener| receive_bulk(&listener));
+    let after = counters();
+    let report = diagnose(&[&file]);
+    assert_eq!(report["connections"], 1, "{report:#}");
+    assert!(report["tcp_frames"].as_u64() > Some(100), "{report:#}");
+    (after.0 - before.0, after.1 - before.1, report)
+}
+
+/// Nothing but losses is said of 8 MB over a link that is `lossy`, and nothing at all over one that is not. A busy machine keeps a host
+/// from reading or answering now and then, which is a stall that is none of the link's: only what is said each time counts.
+fn only_losses(site: &Site, lossy: bool) {
+    let mut report = Value::Null;
+    for attempt in 0..4 {
+        let (again, gaps, said) = bulk_over(site, &format!("bulk-{lossy}-{attempt}.pcapng"));
+        // Nothing is out of order where nothing is lost; a timer may send again all the same.
+        assert_eq!(gaps > 0, lossy, "{gaps} segments out of order: {said:#}");
+        assert!(again > 0 || !lossy, "{said:#}");
+        let (losses, others) = stalls(&said, "retransmission");
+        if others == 0 && (lossy || losses == 0) {
+            return;
+        }
+        report = said;
+    }
+    panic!("{report:#}");
+}
+
+/// A link that is full all the time makes a connection slow, and does not make it stand still; only what it loses may do so.
+#[test]
+fn a_full_link_is_no_stall_and_its_losses_are_losses() {
+    let test = "a_full_link_is_no_stall_and_its_losses_are_losses";
+    if missing(test) {
+        return;
+    }
+    if program("tc").is_none() {
+        return skip(test, "the program tc (iproute2) is not installed");
+    }
+    let site = Site::new();
+    // A queue that takes all that TCP ever gives it.
+    if let Some(reason) = shape(&site, "tbf rate 40mbit burst 128k limit 16m") {
+        return skip(test, &reason);
+    }
+    only_losses(&site, false);
+    // Large sends do not fit: the queue cuts them, and drops some of the segments.
+    assert_eq!(shape(&site, "tbf rate 20mbit burst 16k limit 30k"), None);
+    only_losses(&site, true);
+}
+
 #[test]
 fn what_is_no_stall() {
     if missing("what_is_no_stall") {
