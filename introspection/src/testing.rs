@@ -28,6 +28,7 @@ pub(crate) struct Segment {
     /// Octets of TCP options.
     options: u16,
     gso_size: u16,
+    window: u16,
 }
 
 impl Segment {
@@ -42,6 +43,7 @@ impl Segment {
             len: 0,
             options: 0,
             gso_size: 0,
+            window: 65_000,
         }
     }
 
@@ -83,6 +85,11 @@ impl Segment {
         Self { gso_size, ..self }
     }
 
+    /// With a window of this size.
+    pub(crate) fn window(self, window: u16) -> Self {
+        Self { window, ..self }
+    }
+
     /// Which way it goes.
     pub(crate) fn direction(self) -> Direction {
         if self.to_guest {
@@ -98,7 +105,7 @@ impl Segment {
             seq: self.seq,
             ack: self.ack,
             flags: self.flags,
-            window: 65_000,
+            window: self.window,
             len: self.len,
         };
         let mut meta = frames::tcp(self.to_guest, [(GUEST, self.port), (PEER, 80)], false, tcp);

@@ -77,6 +77,51 @@ fn one_direction_alone_shows_no_wait_for_the_other() {
     }
 }
 
+/// A segment that is sent again after 210 ms, and a window that is closed for 300 ms while more data waits for it.
+fn loss_and_closed_window(ways: &[Direction]) -> FlowDiagnosis {
+    let mut trace = Trace::default();
+    let segments = [
+        (0, Segment::tx().data(1, 1_000).ack(1)),
+        (1, Segment::rx().data(1, 0).ack(1_001).window(5_000)),
+        (20, Segment::tx().data(1_001, 1_000).ack(1)),
+        (230, Segment::tx().data(1_001, 1_000).ack(1)),
+        (231, Segment::rx().data(1, 0).ack(2_001).window(0)),
+        (531, Segment::rx().data(1, 0).ack(2_001).window(5_000)),
+        (532, Segment::tx().data(2_001, 1_000).ack(1)),
+        (533, Segment::rx().data(1, 0).ack(3_001).window(5_000)),
+    ];
+    for (number, (ms, segment)) in (1..).zip(segments) {
+        if ways.contains(&segment.direction()) {
+            trace.add(&TraceFrame {
+                number,
+                at: Instant(ms * MS),
+                tap: Tap::First,
+                meta: &segment.meta(),
+                mss: None,
+            });
+        }
+    }
+    trace.judge().remove(0)
+}
+
+#[test]
+fn repetitions_need_one_direction_and_closed_windows_both() {
+    let causes = |flow: &FlowDiagnosis| -> Vec<Cause> { flow.findings.iter().map(|one| one.cause).collect() };
+    let whole = loss_and_closed_window(&BOTH);
+    assert!(!whole.one_way);
+    assert_eq!(causes(&whole), [Cause::Retransmission, Cause::ZeroWindow]);
+    let data = loss_and_closed_window(&[Direction::Tx]);
+    assert!(data.one_way);
+    assert_eq!(causes(&data), [Cause::Retransmission]);
+    assert_eq!(data.findings[0].gap_ns, 210 * MS);
+    let frames: Vec<u64> = data.findings[0].evidence.iter().map(|one| one.frame).collect();
+    assert_eq!(frames, [3, 4]);
+    // Nothing shows that data waited, nor that any was sent twice.
+    let acknowledgements = loss_and_closed_window(&[Direction::Rx]);
+    assert!(acknowledgements.one_way);
+    assert_eq!(causes(&acknowledgements), []);
+}
+
 #[test]
 fn memory_is_bounded() {
     let mut trace = Trace::new(DiagnosisOptions {
