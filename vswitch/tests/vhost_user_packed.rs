@@ -7,7 +7,7 @@ use common::{Guest, MODERN, Port, octets};
 use introspection::Instant;
 use vhost::VhostBackend;
 use vswitch::frame::Burst;
-use vswitch::port::Backend;
+use vswitch::port::{Backend, Refusal};
 use vswitch::ring::feature;
 
 const PACKED: u64 = MODERN | feature::RING_PACKED;
@@ -66,11 +66,14 @@ fn the_worker_sleeps_and_is_rung_awake() {
         assert!(port.backend.arm(0, false), "there is work already");
         let mut burst = Burst::default();
         port.backend.take(0, NOW, &mut burst);
+        let frame = burst.outgoing(1, 0).unwrap();
+        assert_eq!(port.backend.deliver(&[frame]).refusal, Some(Refusal::Full));
         port.backend.complete(0, &burst);
         assert!(!port.backend.arm(0, true), "no work, no buffers");
         guest.post(0, 1);
         assert!(guest.rx[0].driver.must_kick(), "buffers were asked for");
-        assert!(port.backend.arm(0, true), "there are buffers already");
+        assert!(port.backend.arm(0, true), "there are buffers since");
+        assert!(!port.backend.arm(0, true), "and nobody misses more");
     }
 }
 
