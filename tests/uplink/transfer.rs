@@ -62,15 +62,16 @@ pub(crate) fn numbered(scene: &Scene, flows: u16) {
         namespace.run(move || {
             let socket = UdpSocket::bind(address(own)).expect("an own address");
             socket.connect(address(peer)).expect("a route");
-            socket.set_read_timeout(Some(QUIET)).expect("a timeout");
+            socket.set_read_timeout(Some(LIMIT)).expect("a timeout");
             socket
         })
     };
     let mut sockets = Vec::new();
     for flow in 0..flows {
-        for (namespace, own, peer) in [(&scene.a, A, B), (&scene.b, B, A)] {
-            sockets.push((namespace, socket(namespace, own, peer, flow)));
-        }
+        let ends = [(&scene.a, A, B), (&scene.b, B, A)]
+            .map(|(namespace, own, peer)| (namespace, socket(namespace, own, peer, flow)));
+        greet(&ends[0].1, &ends[1].1);
+        sockets.extend(ends);
     }
     let receive = |(namespace, receiver): (&Namespace, UdpSocket)| {
         let sender = receiver.try_clone().expect("a second handle");
@@ -89,6 +90,18 @@ pub(crate) fn numbered(scene: &Scene, flows: u16) {
     for end in ends {
         let received = end.recv_timeout(LIMIT).expect("the receiver ends");
         assert!(received > 0, "a flow was lost altogether");
+    }
+}
+
+/// Lets a datagram pass each way. A kernel puts a flow into the queue of a tap that the flow's last frame from there came by, so one of
+/// which none came yet moves with the first, and what waits in the old queue is overtaken.
+fn greet(a: &UdpSocket, b: &UdpSocket) {
+    for (from, to) in [(a, b), (b, a)] {
+        from.send(&[]).expect("a greeting leaves");
+        to.recv(&mut []).expect("a greeting comes");
+    }
+    for end in [a, b] {
+        end.set_read_timeout(Some(QUIET)).expect("a timeout");
     }
 }
 
