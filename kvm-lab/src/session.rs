@@ -117,8 +117,8 @@ struct Session {
     status: Option<u8>,
     /// The line by which the laboratory's kernel said that it is broken.
     broken: Option<String>,
-    /// The lines by which it said that a processor did not answer.
-    stalls: Vec<String>,
+    /// The first line by which it said that a processor did not answer.
+    stall: Option<String>,
     passed: [Stream; 2],
     control: Lines,
     console: Lines,
@@ -140,7 +140,12 @@ impl Session {
                     if BROKEN.iter().any(|sign| line.contains(sign)) {
                         self.broken.get_or_insert(line);
                     } else if line.contains(STALL) {
-                        self.stalled_again(line);
+                        let place = if self.stall.is_some() {
+                            &mut self.broken
+                        } else {
+                            &mut self.stall
+                        };
+                        place.get_or_insert(line);
                     }
                 }
             }
@@ -154,13 +159,6 @@ impl Session {
             .filter(|_| self.passed.iter().all(|stream| stream.ended))
     }
 
-    fn stalled_again(&mut self, line: String) {
-        self.stalls.push(line);
-        if let [_, again] = self.stalls.as_slice() {
-            self.broken.get_or_insert_with(|| again.clone());
-        }
-    }
-
     /// What is to be made of a command's status. One that failed where a processor stood still says nothing.
     fn judge(&self, status: u8) -> Result<u8, LabError> {
         let stalled = self.stalled().filter(|_| status != 0);
@@ -169,7 +167,7 @@ impl Session {
 
     /// The error of a laboratory one of whose processors stood still.
     fn stalled(&self) -> Option<LabError> {
-        self.stalls.first().cloned().map(LabError::Broken)
+        self.stall.clone().map(LabError::Broken)
     }
 
     /// How long to wait for whatever comes next.

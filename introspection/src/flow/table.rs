@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use offload::FrameMeta;
+
 use super::FlowKey;
-use crate::Instant;
+use crate::{Direction, Instant};
 
 const NONE: u32 = u32::MAX;
 /// A flow moves to the young end of its list at most this often, so a busy flow costs no list work.
@@ -129,9 +131,10 @@ impl<T> FlowTable<T> {
         Some(Slot(at))
     }
 
-    /// The flow that was found last.
-    pub fn last(&self) -> Option<(&FlowKey, Slot)> {
-        self.last.as_ref().map(|(key, at)| (key, Slot(*at)))
+    /// The flow that was found last, if a frame that goes `direction` is of it: then no name has to be made for the frame.
+    pub fn last_if_of(&self, meta: &FrameMeta, direction: Direction) -> Option<(FlowKey, Slot)> {
+        let (key, at) = self.last.as_ref()?;
+        key.is_of(meta, direction).then_some((*key, Slot(*at)))
     }
 
     /// What is kept for a flow.

@@ -108,18 +108,16 @@ impl<S: Default> Core<S> {
     ) -> Option<(Slot, TcpMeta)> {
         let now = self.tick(now);
         self.counters.frames += 1;
-        let last = self.table.last();
-        let (key, slot) =
-            if let Some((key, slot)) = last.filter(|(key, _)| key.is_of(frame.meta, frame.direction)) {
-                (*key, slot)
-            } else if let Some(key) = FlowKey::of(frame.meta, frame.direction) {
-                (key, self.slot(now, key, frame, actions))
-            } else {
-                if self.passes_without_flow(now, frame, actions) {
-                    actions.push(Action::Forward(frame.id));
-                }
-                return None;
-            };
+        let (key, slot) = if let Some(last) = self.table.last_if_of(frame.meta, frame.direction) {
+            last
+        } else if let Some(key) = FlowKey::of(frame.meta, frame.direction) {
+            (key, self.slot(now, key, frame, actions))
+        } else {
+            if self.passes_without_flow(now, frame, actions) {
+                actions.push(Action::Forward(frame.id));
+            }
+            return None;
+        };
         if !self.passes(now, slot, &key, frame, actions) {
             self.tell(slot, frame.id, actions);
             return None;

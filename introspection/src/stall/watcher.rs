@@ -121,9 +121,8 @@ impl StallWatcher {
         meta: &FrameMeta,
         tcp: &TcpMeta,
     ) {
-        let last = self.flows.last();
-        let (key, slot) = if let Some((key, slot)) = last.filter(|(key, _)| key.is_of(meta, direction)) {
-            (*key, slot)
+        let (key, slot) = if let Some(last) = self.flows.last_if_of(meta, direction) {
+            last
         } else if let Some(key) = FlowKey::of(meta, direction) {
             (key, self.slot(now, key))
         } else {
